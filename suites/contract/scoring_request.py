@@ -167,6 +167,11 @@ def compute_tier_digests(suites: Iterable[SuiteInRequest]) -> dict[str, TierRequ
     return digests
 
 
+def list_tier_digests(suites: Iterable[SuiteInRequest]) -> dict[str, str]:
+    """Tier -> ``suite_digest`` of its file."""
+    return {tier: requirement.digest for tier, requirement in compute_tier_digests(suites).items()}
+
+
 def required_names(tiers: Mapping[str, TierRequirement], tier: str, digest: str) -> tuple[str, ...]:
     """Names that a tier file with that digest must have scores for.
 

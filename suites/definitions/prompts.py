@@ -1,5 +1,6 @@
 """Tier 4's prompts: their types and validation."""
 
+import difflib
 import re
 from typing import Annotated, Any, Literal
 
@@ -7,9 +8,10 @@ import msgspec
 
 from suites.common.yaml_reader import YamlDocument, YamlPath, convert_document
 from suites.contract.encoding import to_plain_json
+from suites.contract.objectives import TIER4_RATES
 from suites.definitions.checks import CLEAN_CHECKS, PROMPT_CHECKS
 
-PROMPT_CATEGORIES = (
+SHIPPED_CATEGORIES = (
     "bulleted_list",
     "numbered_list",
     "strict_json",
@@ -20,10 +22,13 @@ PROMPT_CATEGORIES = (
     "concise_answer",
     "length_and_keyword",
 )
+"""Categories of the shipped prompts; ``python_code`` and ``strict_json`` have rates of their own."""
 
 MAX_NEW_TOKENS = 2048
 
 NewTokens = Annotated[int, msgspec.Meta(ge=1, le=MAX_NEW_TOKENS)]
+
+_CATEGORY_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 _WORD_PATTERN = re.compile(r"\w")
 
@@ -39,7 +44,7 @@ class PromptDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Settings that a suite can give once for all its prompts."""
 
     category: str | None = None
-    """One of ``PROMPT_CATEGORIES``."""
+    """One of ``SHIPPED_CATEGORIES``, or a name of the user's."""
     max_new_tokens: NewTokens = 256
     """Maximum length of an answer."""
     chat_template: str | None = None
@@ -62,7 +67,7 @@ def fill_prompt(document: YamlDocument, location: YamlPath, merged: dict[str, An
 
     Raises UserError at file:line for an invalid one.
     """
-    document.require_choice(location, "category", merged.get("category"), PROMPT_CATEGORIES)
+    _check_category(document, location, merged.get("category"))
     # Many chat templates refuse any other order of turns.
     if not merged.get("messages"):
         raise document.make_error("has no messages", location, "write messages: [{role: user, content: ...}]")
@@ -76,6 +81,22 @@ def fill_prompt(document: YamlDocument, location: YamlPath, merged: dict[str, An
         _fill_check(document, (*location, "checks", index), check) for index, check in enumerate(merged.get("checks") or ())
     ]
     return to_plain_json(msgspec.convert({**merged, "checks": checks}, PromptDefinition))
+
+
+def _check_category(document: YamlDocument, location: YamlPath, category: object) -> None:
+    """A shipped category or a name of the user's; UserError for none, for no name, and for what looks like a misspelling."""
+    if category is None:
+        hint = f"give a name of yours, or one of: {', '.join(SHIPPED_CATEGORIES)}"
+        raise document.make_error("has no category", location, hint)
+    if category in SHIPPED_CATEGORIES:
+        return
+    if not isinstance(category, str) or not _CATEGORY_PATTERN.fullmatch(category) or category in TIER4_RATES:
+        hint = "use small letters, digits and _, beginning with a letter, and no rate's name"
+        raise document.make_error(f"{category!r} is not a category", (*location, "category"), hint)
+    # A misspelt category would leave a rate of its own without its prompts, and nothing would say so.
+    if similar := difflib.get_close_matches(category, SHIPPED_CATEGORIES, n=1, cutoff=0.8):
+        hint = f"did you mean {similar[0]!r}? Else give yours a name that differs more"
+        raise document.make_error(f"{category!r} is nearly a shipped category", (*location, "category"), hint)
 
 
 def _check_turn(

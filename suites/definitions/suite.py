@@ -18,6 +18,7 @@ from suites.common.yaml_reader import YamlDocument, YamlPath, convert_document, 
 from suites.contract.encoding import canonical_digest, to_plain_json
 from suites.contract.scoring_request import SuiteInRequest
 from suites.contract.tier_files import TIER4, TIER_SECTIONS
+from suites.definitions.other_forms import name_listed_entries, share_total_tokens
 from suites.definitions.prompts import PromptDefaults, PromptDefinition, fill_prompt
 from suites.definitions.quick_suites import QUICK_SUFFIX, cut_definition
 
@@ -174,6 +175,9 @@ def _load_suite_file(path: Path, environ: Mapping[str, str], ancestors: tuple[Pa
         raise document.make_error("not a suite", (), "write tier: and slices:, tasks: or prompts:")
     tier = document.require_choice((), "tier", document.data.get("tier"), TIER_SECTIONS)
     section, type_ = TIER_SECTIONS[tier], _DEFINITION_TYPES[tier]
+    name_listed_entries(document, section)
+    if type_ is SliceDefinition:
+        share_total_tokens(document, section)
     for key in document.data:
         if key not in {"tier", "extends", "defaults", section}:
             raise document.make_unknown_key_error(key, (), ["tier", "extends", "defaults", section])

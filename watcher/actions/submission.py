@@ -14,7 +14,7 @@ from suites.common.documents import DamagedDocument, read_content
 from suites.contract.encoding import encode_json
 from suites.contract.log_paths import LogPaths, prefill_log_paths
 from suites.contract.paths import AttemptPaths, StatePaths
-from suites.contract.scoring_request import ScoringRequest
+from suites.contract.scoring_request import ScoringRequest, list_tier_digests
 from suites.contract.shipped_files import find_shipped_file
 from watcher.config.settings import Config, SlurmSettings
 from watcher.core import events
@@ -65,7 +65,7 @@ def add_pins(request: ScoringRequest, record: EvaluationRecord, member_pins: Map
 def make_attempt(request: ScoringRequest, number: int, resources: Mapping[str, str], now: float) -> Attempt:
     """The attempt of a request that has its run id."""
     # A prefill publishes no tier, so its suites belong to its fingerprint alone.
-    suites = {} if request.directory == PREFILL_DIRECTORY else {suite.tier: suite.digest for suite in request.suites}
+    suites = {} if request.directory == PREFILL_DIRECTORY else list_tier_digests(request.suites)
     return Attempt(
         run_id=request.run_id,
         number=number,
@@ -149,7 +149,8 @@ def write_setup_file(config: Config) -> Path | None:
 
 def prepare_scoring_attempt(request: ScoringRequest, attempt_paths: AttemptPaths) -> None:
     """Write an attempt folder, completely or not at all. OSError."""
-    expected_files = "".join(f"{request.paths.tier_json(suite.tier)}\n" for suite in request.suites)
+    tiers = dict.fromkeys(suite.tier for suite in request.suites)  # several suites of a tier have one file
+    expected_files = "".join(f"{request.paths.tier_json(tier)}\n" for tier in tiers)
     _write_attempt_folder(request, attempt_paths, expected=expected_files)
 
 

@@ -5,6 +5,7 @@ person's cancel, from a requeue after the scores, or from a wrapper that submits
 evaluation has nothing else in flight; the rest is cancelled.
 """
 
+from suites.contract.scoring_request import list_tier_digests
 from watcher.attempts.journal_events import make_adopted_event
 from watcher.core.actions import Action, CancelJob, Skip
 from watcher.core.evaluation import IN_FLIGHT_STATES, MAX_CLOCK_SKEW_SECONDS, Attempt, EvaluationRecord, EvaluationState
@@ -106,7 +107,7 @@ def _resolve_unknown_job(name: str, job: Job, snapshot: Snapshot, journal_state:
         run_id=name,
         number=record.attempts + 1,
         fingerprint=request.fingerprint,
-        suites={suite.tier: suite.digest for suite in request.suites},
+        suites=list_tier_digests(request.suites),
         intended=job.submit_time or snapshot.now,
         tasks=request.tasks,
         results=request.results,

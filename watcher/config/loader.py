@@ -49,14 +49,14 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
 def check_config(path: Path | None, environ: Mapping[str, str]) -> Config:
     """``load_config``, with a check of every stage's suites and objectives.
 
-    UserError for two suites of one tier, or an objective that no suite scores.
+    UserError for an entry that two suites of a tier have, or an objective that no suite scores.
     """
     from suites.definitions.suite import load_suite  # noqa: PLC0415  `watcher status` does without
 
     config, stages_document = _load_config_and_document(path, environ)
     for name, stage in config.written_stages.items():
         location = ("stages", name, "suites")
-        tiers: dict[str, str] = {}
+        owners: dict[tuple[str, str], str] = {}
         scored: dict[str, tuple[str, ...]] = {}
         for suite in stage.suites:
             try:
@@ -64,11 +64,13 @@ def check_config(path: Path | None, environ: Mapping[str, str]) -> Config:
             except UserError as error:
                 message = error.message if str(error.location) == suite else f"{error.location}: {error.message}"
                 raise stages_document.make_error(f"{suite!r}: {message}", location, error.hint) from error
-            if loaded.tier in tiers:
-                message = f"{tiers[loaded.tier]!r} and {suite!r} both belong to {loaded.tier}"
-                raise stages_document.make_error(message, location, "merge them into one file with extends")
-            tiers[loaded.tier] = suite
-            scored[loaded.tier] = TIER4_RATES if loaded.tier == TIER_BY_SHORT_NAME["tier4"] else tuple(loaded.definition)
+            for entry in loaded.definition:
+                owner = owners.setdefault((loaded.tier, entry), suite)
+                if owner != suite:  # a tier has one file, with one place for each name
+                    message = f"{owner!r} and {suite!r} both have {entry!r} of {loaded.tier}"
+                    raise stages_document.make_error(message, location, "rename it in one of them, or leave one out")
+            names = TIER4_RATES if loaded.tier == TIER_BY_SHORT_NAME["tier4"] else tuple(loaded.definition)
+            scored[loaded.tier] = tuple(dict.fromkeys((*scored.get(loaded.tier, ()), *names)))
         check_objectives(stages_document, ("stages", name, "objectives"), stage.objectives, scored)
     return config
 

@@ -238,3 +238,19 @@ def test_requests_that_cannot_be_read_or_understood_harm_nobody(watched):
         "stage1 999: unknown evaluation",
     ]
     assert [path.name for path in watched.config.paths.requests.iterdir()] == ["torn.json"]
+
+
+def test_several_suites_of_one_tier_are_one_file_and_one_score(watched):
+    second = watched.root / "more.yaml"
+    second.write_text(SLICES_SUITE.replace("web:", "code:") % 1000)
+    suites = (str(watched.root / "slices.yaml"), str(second), str(watched.root / "tasks.yaml"))
+    watched.configure(stage1={"steps": (100,), "suites": suites})
+    watched.write_checkpoint("stage1", 100)
+    watched.tick_until(watched.are_all_scored, max_ticks=6)
+    watched.tick(3)
+    assert watched.are_all_scored()
+    (run_id,) = watched.run_ids()
+    expected = watched.config.paths.attempt(run_id).expected_files.read_text().splitlines()
+    assert [Path(path).name for path in expected] == ["tier2_ppl.json", "tier3_cf.json"]
+    document = json.loads(watched.get_evaluation_paths().tier_json("tier2_ppl").read_text())
+    assert list(document["slices"]) == ["web", "code"]

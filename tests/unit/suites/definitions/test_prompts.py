@@ -12,7 +12,7 @@ from suites.contract.paths import DataPaths
 from suites.contract.tier_files import check_tier_file
 from suites.definitions.checks import CLEAN_CHECKS, PROMPT_CHECKS, get_check_kind
 from suites.definitions.data_cache import missing_entries
-from suites.definitions.prompts import PROMPT_CATEGORIES
+from suites.definitions.prompts import SHIPPED_CATEGORIES
 from suites.definitions.suite import load_suite
 
 WHOLE = """\
@@ -36,7 +36,7 @@ def load(tmp_path, text):
 def test_the_shipped_prompts_are_spread_over_all_categories_and_use_every_check():
     definition = load_suite("stage4_sft_native", {}).definition
     counts = Counter(prompt["category"] for prompt in definition.values())
-    assert set(counts) == set(PROMPT_CATEGORIES)
+    assert set(counts) == set(SHIPPED_CATEGORIES)
     assert min(counts.values()) >= 12
     assert {check["check"] for prompt in definition.values() for check in prompt["checks"]} == set(PROMPT_CHECKS)
     assert all(prompt["checks"] for prompt in definition.values())
@@ -91,7 +91,9 @@ def test_defaults_are_filled_in_and_left_out_where_a_prompt_says_otherwise(tmp_p
         ("{check: does_not_refuse}", "{phrases: [x]}", 8, "has no check"),
         ("{check: does_not_refuse}", "{check: stops}", 8, "stops applies to every prompt"),
         ("{check: does_not_refuse}", "{check: json_schema, schema: {}}", 8, "has an empty schema"),
-        ("category: safety", "category: safty", 4, "unknown category 'safty'; did you mean 'safety'"),
+        ("category: safety", "category: Own Words", 4, "'Own Words' is not a category; use small letters"),
+        ("category: safety", "category: chat_clean_rate", 4, "'chat_clean_rate' is not a category"),
+        ("category: safety", "category: safty", 4, "'safty' is nearly a shipped category; did you mean 'safety'"),
         ("    category: safety\n", "", 3, "has no category"),
         ("role: user", "role: system", 5, "the last message is not the user's"),
         ("role: user", "role: assistant", 6, "assistant after nothing"),

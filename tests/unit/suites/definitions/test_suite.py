@@ -137,7 +137,7 @@ TASK = "tier: tier3_cf\ntasks:\n  one: "
         ("tier: tier2_ppl\nslice: {}\n", 2, "unknown key 'slice'; did you mean 'slices'?"),
         ("tier: tier2_ppl\ntasks: {}\n", 2, "unknown key 'tasks'"),
         ("tier: tier2_ppl\n", 1, "has no slices"),
-        ("tier: tier2_ppl\nslices: [a]\n", 2, "expected names and values, got list"),
+        ("tier: tier2_ppl\nslices: [a]\n", 2, "slices.0: has no name; write slices: {NAME: {hf_dataset: ...}}, or a list of"),
         ("tier: tier2_ppl\ndefaults: {text_feild: a}\nslices: {}\n", 2, "unknown key 'text_feild'; did you mean 'text_field'?"),
         (SLICE + "{hf_dataset: a/b, target_token: 5}\n", 3, "unknown key 'target_token'; did you mean 'target_tokens'?"),
         (SLICE + "{hf_dataset: a/b, target_tokens: 0}\n", 3, "expected `int` >= 1"),

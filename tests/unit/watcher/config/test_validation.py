@@ -170,7 +170,10 @@ def test_a_mistake_is_refused_at_its_line(tmp_path, text, message):
     ("suites", "message"),
     [
         ("[stage1_pl_slices]", ":6: stages.stage1.suites: 'stage1_pl_slices': no suite of that name; did you mean 'stage1_"),
-        ("[stage1_ppl_slices, stage2_ppl_slices]", "suites: 'stage1_ppl_slices' and 'stage2_ppl_slices' both belong to tier2"),
+        (
+            "[stage1_ppl_slices, stage2_ppl_slices]",
+            "suites: 'stage1_ppl_slices' and 'stage2_ppl_slices' both have 'general_web' of",
+        ),
         ("[./none.yaml]", "none.yaml': "),
     ],
 )
