@@ -89,7 +89,7 @@ def export(
 ) -> None:
     """Write published scores as curves for TensorBoard or W&B.
 
-    Scores that were exported before are skipped.
+    Scores that were exported before are skipped. Exits 66 where something damaged was left out.
     """
     if tensorboard is None and wandb is None:
         raise click.UsageError("give --tensorboard DIR or --wandb DIR")
@@ -99,13 +99,21 @@ def export(
         from scoring.export import tensorboard as tensorboard_export  # noqa: PLC0415  pyarrow
         from scoring.export import wandb as wandb_export  # noqa: PLC0415  pyarrow
 
-        points = curve_points.collect_points(results.absolute(), stages)
+        damage: list[str] = []
+
+        def warn(line: str) -> None:
+            damage.append(line)
+            click.echo(f"scoring: {line}", err=True)
+
+        points = curve_points.collect_points(results.absolute(), stages, warn=warn)
         if tensorboard is not None:
             file_count = tensorboard_export.export_tensorboard(points, tensorboard.absolute(), axis)
             click.echo(f"{file_count} of {len(points)} event files written")
         if wandb is not None:
             click.echo(f"{wandb_export.export_wandb(points, wandb.absolute(), axis, project)} runs written")
-        return ExitCode.SCORED
+        if damage:
+            click.echo(f"{len(damage)} damaged files left out")
+        return ExitCode.DATA_MISSING if damage else ExitCode.SCORED
 
     sys.exit(run_guarded(run))
 
@@ -115,21 +123,29 @@ def export(
 def derive(results: Path) -> None:
     """Add to RESULTS what follows from their rows, such as bits per byte.
 
-    Results that have everything stay as they are. Exits 66 where something cannot be derived.
+    Results that have everything stay as they are. Comparisons of changed results are removed, and the watcher makes them again.
+    Exits 66 where something cannot be derived.
     """
 
     def run() -> ExitCode:
-        from scoring.job.derive import derive_results  # noqa: PLC0415  pyarrow
+        from scoring.job.derive import derive_results, remove_outdated_documents  # noqa: PLC0415  pyarrow
 
-        evaluation_count, changed_count, refused_count = 0, 0, 0
+        evaluation_count, refused_count = 0, 0
+        changed: list[str] = []
         for derivation in derive_results(results.absolute()):
-            evaluation_count, changed_count = evaluation_count + 1, changed_count + bool(derivation.written)
+            evaluation_count += 1
             refused_count += len(derivation.refused)
             if derivation.written:
+                changed.append(derivation.evaluation)
                 click.echo(f"{derivation.evaluation}: wrote {', '.join(derivation.written)}")
             for line in derivation.refused:
                 click.echo(line, err=True)
-        click.echo(f"{changed_count} of {evaluation_count} evaluations changed, {refused_count} figures not derived")
+        if removed := remove_outdated_documents(results.absolute(), changed):
+            click.echo(
+                f"{len(removed)} comparisons and summaries of the scores of before are removed: "
+                "a running watcher makes them again within an hour, else watcher once does"
+            )
+        click.echo(f"{len(changed)} of {evaluation_count} evaluations changed, {refused_count} figures not derived")
         return ExitCode.DATA_MISSING if refused_count else ExitCode.SCORED
 
     sys.exit(run_guarded(run))

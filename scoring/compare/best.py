@@ -12,6 +12,8 @@ from scoring.compare.pairing import find_comparable_names
 from scoring.compare.published import PublishedEvaluation
 from suites.contract.objectives import TIER_BY_SHORT_NAME, Objectives, ObjectiveTarget, choose_ranking_total
 
+_MAX_STEPS_SHOWN = 5
+
 
 class BestChoice(NamedTuple):
     """Which of the earlier evaluations is the best."""
@@ -33,6 +35,37 @@ class BestChoice(NamedTuple):
             "Part of that is luck: its scores are inflated by the choice, so the changes beside it lean towards worse. "
             f"Worse is tested against all {self.candidate_count} steps at once in that tier."
         )
+
+
+def describe_missing_bits(
+    earlier: Sequence[PublishedEvaluation], candidate: PublishedEvaluation, objectives: Objectives
+) -> str | None:
+    """Which earlier steps cannot be ranked by bits per byte, and the command that adds them; None where all can."""
+    target = choose_ranking_total(objectives, candidate.list_scored_names())
+    if target is None or target.metric != "bpb":
+        return None
+    missing = [
+        side
+        for side in earlier
+        if target.tier in side.documents
+        and any(
+            entry.get("bpb") is None
+            for name, entry in side.get_entries(target.tier).items()
+            if target.names is None or name in target.names
+        )
+    ]
+    if not missing:
+        return None
+    steps = shorten_steps([side.info.step for side in missing])
+    results = missing[0].paths.folder.parent.parent
+    return f"not among the best: {steps}, whose results have no bits per byte. Run python -m scoring derive {results}"
+
+
+def shorten_steps(steps: Sequence[int]) -> str:
+    """Steps for people, the first few of them."""
+    shown = ", ".join(map(str, steps[:_MAX_STEPS_SHOWN]))
+    more = f" and {len(steps) - _MAX_STEPS_SHOWN} more" if len(steps) > _MAX_STEPS_SHOWN else ""
+    return f"step {shown}" if len(steps) == 1 else f"steps {shown}{more}"
 
 
 def choose_best(

@@ -10,8 +10,16 @@ from typing import NamedTuple
 
 import msgspec
 
-from scoring.compare.best import BestChoice, choose_best
-from scoring.compare.entries import PairedEntry, apply_holm, build_entry, build_totals, count_judged_effects, pair_entry
+from scoring.compare.best import BestChoice, choose_best, describe_missing_bits
+from scoring.compare.entries import (
+    PairedEntry,
+    apply_holm,
+    build_entry,
+    build_totals,
+    count_judged_effects,
+    count_totals,
+    pair_entry,
+)
 from scoring.compare.look import Look
 from scoring.compare.objectives import evaluate_objectives
 from scoring.compare.other_models import describe_other_model, list_free_keys, refuse_perplexities
@@ -65,7 +73,10 @@ def compare_evaluation(request: CompareRequest) -> ComparisonDocument:
     previous = _open_baselines("previous", request.earlier[previous_index:], refusals) if request.earlier else []
     baselines += previous
     earlier += previous
-    best = choose_best([opened.side for opened in earlier], candidate, request.objectives)
+    sides = [opened.side for opened in earlier]
+    if reason := describe_missing_bits(sides, candidate, request.objectives):
+        refusals.append(Refusal(name="best", reason=reason))
+    best = choose_best(sides, candidate, request.objectives)
     if best is not None:
         baselines.append(earlier[best.position]._replace(role="best"))
     elif earlier:
@@ -137,9 +148,7 @@ def compare_with_baseline(
     were paired before.
     """
     paired, refusals = pairs or pair_evaluations(baseline, candidate)
-    # Bits per byte are judged beside the accuracies, so tier 3 has two totals.
-    total_count = len(candidate.documents) + any(entry.bits is not None for entry in paired)
-    look = Look(level=level, tier_count=total_count)
+    look = Look(level=level, tier_count=count_totals(paired, candidate))
     if choice is not None:
         look = msgspec.structs.replace(look, candidate_count=choice.candidate_count, ranked_by=choice.target.tier)
     comparison = judge_pairs(role, paired, look, baseline=baseline, candidate=candidate, objectives=objectives)

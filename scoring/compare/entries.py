@@ -222,6 +222,14 @@ def count_judged_effects(paired: Sequence[PairedEntry]) -> int:
     return len(paired) + sum(entry.bits is not None for entry in paired)
 
 
+def count_totals(paired: Sequence[PairedEntry], candidate: PublishedEvaluation) -> int:
+    """How many totals share a look's level.
+
+    Bits per byte are judged beside the accuracies, so tier 3 has two.
+    """
+    return len(candidate.documents) + any(entry.bits is not None for entry in paired)
+
+
 def build_totals(paired: Sequence[PairedEntry], candidate: PublishedEvaluation, look: Look = SINGLE_LOOK) -> Iterator[TierTotal]:
     """The total of each tier over its entries with rows or outcomes."""
     for tier in candidate.documents:

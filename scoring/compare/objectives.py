@@ -52,7 +52,11 @@ def _evaluate_objective(
     compared = {entry.name for entry in usable}
     missing = [member for member in members if member not in compared]
     if not usable:
-        return msgspec.structs.replace(result, why=f"not comparable: {', '.join(missing)}")
+        reason = f"not comparable: {', '.join(missing)}"
+        if target.metric == "bpb":
+            command = f"python -m scoring derive {candidate.paths.folder.parent.parent}"
+            reason += f"; these rows give no bits per byte: {command} says why"
+        return msgspec.structs.replace(result, why=reason)
     effects_by_key = build_total_effects(usable, look)
     key = target.metric or ENTRY_KINDS[tier].judged_by
     effect = effects_by_key[key]

@@ -18,7 +18,7 @@ SKEWNESS_REACH = 2.0
 NO_SKEWNESS = 1e-12
 """What is less moves no digit of an interval."""
 
-CRITICAL_SPREAD = 3.0
+CRITICAL_SPREAD = 4.5
 """Relative spread of critical value times stderr, in that of stderr alone.
 
 It is above 1, since a sample with a large stderr has few degrees of freedom. By simulation: docs/statistics.md.

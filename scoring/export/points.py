@@ -9,7 +9,7 @@ Exporting the same scores again changes nothing.
     DIR/exported.json                                            W&B: digests of the exported runs
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,10 +47,11 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
         return self.tokens_seen
 
 
-def collect_points(results: Path, stages: Iterable[str] = ()) -> list[CurvePoint]:
+def collect_points(results: Path, stages: Iterable[str] = (), *, warn: Callable[[str], None]) -> list[CurvePoint]:
     """A point for each evaluation under ``results``, by run and step.
 
-    ``stages`` limits them to these stages. Raises UserError (data missing) if there are none.
+    ``stages`` limits them to these stages. ``warn`` gets a line for everything that is damaged and left out.
+    Raises UserError: data missing if there are none, temporary where a disk does not answer.
     """
     wanted_stages = frozenset(stages)
     curve_points = []
@@ -58,10 +59,14 @@ def collect_points(results: Path, stages: Iterable[str] = ()) -> list[CurvePoint
         if wanted_stages and ref.stage not in wanted_stages:
             continue
         try:
-            curve_points.append(_build_point(open_evaluation(ref)))
+            curve_points.append(_build_point(open_evaluation(ref), warn))
         except NoScoresError:
             # A running evaluation has a folder before it has scores.
             continue
+        except UserError as problem:
+            if problem.code is ExitCode.TEMPORARY:
+                raise
+            warn(str(problem))
     if not curve_points:
         raise UserError(
             "no evaluation with scores",
@@ -72,10 +77,14 @@ def collect_points(results: Path, stages: Iterable[str] = ()) -> list[CurvePoint
     return sorted(curve_points, key=lambda point: (point.run, point.step, point.directory))
 
 
-def _build_point(evaluation: PublishedEvaluation) -> CurvePoint:
+def _build_point(evaluation: PublishedEvaluation, warn: Callable[[str], None]) -> CurvePoint:
     info = evaluation.info
     values = {name: float(value) for name, value in _iter_values(evaluation.documents) if isinstance(value, int | float)}
-    comparison = read_comparison_document(evaluation.paths.compare_json)
+    try:
+        comparison = read_comparison_document(evaluation.paths.compare_json)
+    except UserError as problem:
+        comparison = None
+        warn(f"{problem}; the differences to the bridge are left out")
     if comparison is not None:
         values |= _iter_deltas(comparison)
     return CurvePoint(

@@ -6,7 +6,7 @@ was before lies in ``EvaluationPaths.underived_folder``.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,9 @@ from suites.common.atomic_files import write_atomically
 from suites.common.documents import parse_json, read_content
 from suites.common.errors import ExitCode, UserError
 from suites.common.formatting import strip_control_characters
+from suites.contract.comparison import read_comparison_document
 from suites.contract.paths import EvaluationPaths
+from suites.contract.stage_summary import SUMMARY_FILE, read_stage_document, stage_summary_path
 from suites.contract.tier_files import TIER_SECTIONS, get_fingerprint
 
 TIER = "tier3_cf"
@@ -57,6 +59,39 @@ def derive_results(results: Path) -> Iterator[Derivation]:
             with convert_write_errors(ref.paths.folder):
                 _derive_evaluation(ref.paths, derivation)
         yield derivation
+
+
+def remove_outdated_documents(results: Path, changed: Collection[str]) -> list[Path]:
+    """Remove the comparisons and summaries that read a changed evaluation; the paths of those removed.
+
+    Their requests did not change, so the watcher would keep them. ``changed`` are names of evaluations, as in a Derivation.
+    """
+    refs = list_evaluations(results)
+    removed = []
+    summaries = {stage_summary_path(Path(ref.results)): None for ref in refs}
+    for path in (*(ref.paths.compare_json for ref in refs), *summaries):
+        try:
+            read = _list_read_evaluations(path)
+        except UserError:
+            # The watcher makes a damaged one again by itself.
+            continue
+        if read & set(changed):
+            with convert_write_errors(path):
+                path.unlink()
+            removed.append(path)
+    return removed
+
+
+def _list_read_evaluations(path: Path) -> set[str]:
+    """The evaluations that a compare.json or stage.json was made from; none where there is no file."""
+    if path.name == SUMMARY_FILE:
+        summary = read_stage_document(path)
+        read = () if summary is None else (*summary.request.evaluations, *summary.request.earlier_ends)
+    else:
+        comparison = read_comparison_document(path)
+        request = None if comparison is None else comparison.request
+        read = () if request is None else (request.candidate, request.bridge or request.candidate, *request.earlier)
+    return {f"{ref.stage}/{ref.directory}" for ref in read}
 
 
 def _derive_evaluation(paths: EvaluationPaths, derivation: Derivation) -> None:

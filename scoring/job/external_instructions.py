@@ -76,7 +76,7 @@ def write_prompts(data: Path, definitions: Definitions) -> None:
 def read_command_answers(definitions: Definitions, results: Path) -> CommandAnswers | None:
     """What the command wrote of tier 4; None where it left the tier to us.
 
-    Raises UserError (BUG: the command's) where a file or a prompt is missing or invalid.
+    Raises UserError (COMMAND_FAILED) where a file or a prompt is missing or invalid.
     """
     path = results / TIER_FILES[TIER4]
     try:
@@ -157,4 +157,4 @@ def _read_generations(definitions: Definitions, entries: Mapping[str, Any], path
 
 def _build_error(message: str, path: Path) -> UserError:
     hint = f"let the command write tier 4 as {__name__} says, or leave {TIER_FILES[TIER4]} out to have it scored here"
-    return UserError(message, location=path, hint=hint, code=ExitCode.BUG)
+    return UserError(message, location=path, hint=hint, code=ExitCode.COMMAND_FAILED)

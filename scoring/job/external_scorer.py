@@ -36,7 +36,7 @@ from suites.common.documents import parse_json, read_content
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import TIER_FILES, DataPaths
 from suites.contract.scoring_request import ScoringRequest
-from suites.contract.tier_files import ENTRY_SCORES, TIER_SECTIONS, find_entry_damage
+from suites.contract.tier_files import ENTRY_SCORES, TIER_SECTIONS, find_disagreement, find_entry_damage
 from suites.definitions.tokenizer_files import parse_tokenizer_identifier
 
 POLL_SECONDS = 0.2
@@ -166,7 +166,7 @@ def run_scorer_command(
         check_fence: called at times; raises where the command must end.
 
     Raises:
-        UserError: TEMPORARY where a signal ended it, BUG where it fails, UNAVAILABLE where it cannot be started.
+        UserError: TEMPORARY where a signal ended it, COMMAND_FAILED where it fails, UNAVAILABLE where it cannot be started.
     """
     # A process group of its own, so that signals reach everything that it starts.
     argv = ["bash", "-c", command] if isinstance(command, str) else list(command)
@@ -200,7 +200,7 @@ def run_scorer_command(
         raise UserError(f"stopped by {sent_signal}", location=location, hint=hint, code=ExitCode.TEMPORARY)
     ending = f"exit code {code}" if code > 0 else signal.Signals(-code).name
     hint = "see its output in the log"
-    raise UserError(f"the command ended with {ending}", location=location, hint=hint, code=ExitCode.BUG)
+    raise UserError(f"the command ended with {ending}", location=location, hint=hint, code=ExitCode.COMMAND_FAILED)
 
 
 def _wait_briefly(child: subprocess.Popen[bytes]) -> int | None:
@@ -218,7 +218,7 @@ def _send_signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None
 def read_command_results(work_items: Sequence[WorkItem], folders: CommandFolders) -> dict[str, dict[str, Any]]:
     """Return tier -> what its tier file says after the head.
 
-    That is a summary, and the completed entries. Raises UserError (BUG: the command's) where a file or a number is missing
+    That is a summary, and the completed entries. Raises UserError (COMMAND_FAILED) where a file or a number is missing
     or invalid.
     """
     by_tier: dict[str, list[WorkItem]] = {}
@@ -248,7 +248,7 @@ def _read_scores(tier: str, work_items: Sequence[WorkItem], path: Path) -> dict[
 def _build_results_error(tier: str, message: str, path: Path) -> UserError:
     section, score = TIER_SECTIONS[tier], ENTRY_SCORES[tier]
     hint = f'let the command write {{"{section}": {{NAME: {{"{score}": NUMBER}}}}}} to $LIGHTEVAL_RESULTS_DIR/{path.name}'
-    return UserError(message, location=path, hint=hint, code=ExitCode.BUG)
+    return UserError(message, location=path, hint=hint, code=ExitCode.COMMAND_FAILED)
 
 
 def _complete_entry(given: Any, work_item: WorkItem, path: Path) -> dict[str, Any]:
@@ -275,7 +275,7 @@ def _complete_entry(given: Any, work_item: WorkItem, path: Path) -> dict[str, An
     # Null says that the command does not know it.
     completed = {**derived, **{key: figure for key, figure in entry.items() if figure is not None or key not in derived}}
     # What the entry holds beside its score is read by every later comparison.
-    if reason := find_entry_damage(work_item.tier, completed):
+    if reason := find_entry_damage(work_item.tier, completed) or find_disagreement(work_item.tier, completed):
         raise _build_results_error(work_item.tier, f"{work_item.name} has a figure that cannot be used: {reason}", path)
     try:
         json.dumps(entry, allow_nan=False, ensure_ascii=False).encode()

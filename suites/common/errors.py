@@ -27,6 +27,8 @@ class ExitCode(enum.IntEnum):
     """Try again; finished parts are kept."""
     CHANGED = 76
     """The checkpoint changed or disappeared during scoring."""
+    COMMAND_FAILED = 78
+    """The user's own scorer failed, or its results are missing or wrong."""
 
 
 def classify_write_error(error: OSError) -> ExitCode:

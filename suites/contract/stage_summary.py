@@ -24,6 +24,9 @@ MAX_LOST_ITEMS = 200
 """Names of lost items that a figure lists; the others are counted."""
 
 
+SUMMARY_FILE = "stage.json"
+
+
 class StageRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Input of ``python -m scoring summarise``. Equal requests give equal documents."""
 
@@ -150,7 +153,7 @@ class StageDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 def stage_summary_path(results: Path) -> Path:
     """File of a stage's summary in its folder of results."""
-    return results / "stage.json"
+    return results / SUMMARY_FILE
 
 
 def read_stage_document(path: Path) -> StageDocument | None:

@@ -92,6 +92,36 @@ def find_entry_damage(tier: str, entry: Any) -> str | None:
     return _find_damage(entry, _ENTRY_TYPES[tier])
 
 
+AGREEMENT_NATS = 0.01
+"""Nats a token by which two forms of one figure may differ: a perplexity of two decimals is rounded by less."""
+
+AGREEMENT_SHARE = 0.001
+
+
+def find_disagreement(tier: str, entry: Mapping[str, Any]) -> str | None:
+    """Which two figures of an entry without damage contradict each other; None where none do.
+
+    They are one figure in two forms, so readers may take either.
+    """
+    if tier == "tier2_ppl":
+        nll = entry["nll_per_token"]
+        if abs(math.log(entry["ppl"]) - nll) > AGREEMENT_NATS:
+            return f"ppl {entry['ppl']:.6g} and nll_per_token {nll:.6g} disagree: exp(nll_per_token) is {_exponentiate(nll)}"
+        total = entry.get("nll_sum")
+        if total is not None and abs(total / entry["tokens"] - nll) > AGREEMENT_NATS:
+            mean = total / entry["tokens"]
+            return f"nll_sum / tokens is {mean:.6g}, and nll_per_token {nll:.6g}"
+    if tier == "tier3_cf":
+        metric, value = entry["primary_metric"], entry.get(entry["primary_metric"])
+        if isinstance(value, int | float) and abs(value - entry["primary"]) > AGREEMENT_SHARE:
+            return f"primary is {entry['primary']:.6g}, and {metric}, its primary_metric, {value:.6g}"
+    return None
+
+
+def _exponentiate(nats: float) -> str:
+    return f"{math.exp(nats):.6g}" if nats < math.log(sys.float_info.max) else "too large"
+
+
 def find_prompt_damage(prompt: Any) -> str | None:
     """The same of a prompt of tier 4."""
     return _find_damage(prompt, _Prompt)

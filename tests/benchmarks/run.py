@@ -23,6 +23,8 @@ from benchmarks import prefill as bench_prefill
 from benchmarks import probes as bench_probes
 from benchmarks import report as bench_report
 from benchmarks import scoring as bench_scoring
+from benchmarks import seeds as bench_seeds
+from benchmarks import sensitivity as bench_sensitivity
 from benchmarks import speed as bench_speed
 from benchmarks import start as bench_start
 from benchmarks import watcher as bench_watcher
@@ -209,6 +211,8 @@ BENCHMARK_PARTS = {
     "gpu": (gpu.measure_gpu, render_gpu),
     "prefill": (bench_prefill.measure_prefill, render_prefill),
     "probes": (bench_probes.measure_answer_checks, render_answer_checks),
+    "sensitivity": (bench_sensitivity.measure_sensitivity, bench_sensitivity.render_sensitivity),
+    "seeds": (bench_seeds.measure_seeds, bench_seeds.render_seeds),
     "report": (bench_report.measure_report, render_report),
 }
 

@@ -66,6 +66,7 @@ _EXIT_CODE_MEANINGS: Mapping[int, str] = {
     ExitCode.CANNOT_WRITE: "results cannot be written",
     ExitCode.TEMPORARY: "the job could not continue and asks to run again",
     ExitCode.CHANGED: "the checkpoint changed or vanished during scoring",
+    ExitCode.COMMAND_FAILED: "the stage's own scorer failed, or wrote wrong results",
 }
 """Exit code -> its meaning, shown where neither run.json nor the log gives a reason: their disk may be full."""
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from suites.common.formatting import format_count, format_duration, format_local_time, strip_control_characters
+from suites.contract.looks import STAGE_LEVEL
 from suites.contract.paths import format_step_directory
 from watcher.config.settings import REFERENCE_PREFIX, Config, Stage
 from watcher.core.evaluation import EvaluationRecord, EvaluationState
@@ -79,6 +80,7 @@ def explain_evaluation(
                 [
                     *_describe_attempt(record),
                     *_describe_timing(record),
+                    *_describe_level(record),
                     *_describe_last_tick(detail),
                     describe_next_step(record, now, poll_seconds),
                 ]
@@ -186,6 +188,15 @@ def _describe_timing(record: EvaluationRecord) -> list[str]:
         if name in record.times
     ]
     return ["; ".join([*parts, *([", ".join(milestones)] if milestones else [])]) + "."]
+
+
+def _describe_level(record: EvaluationRecord) -> list[str]:
+    """The share of the stage's error rate that its comparisons have."""
+    if record.level is None:
+        return []
+    level, part = f"{100 * record.level:.3g} %", f"its part of the stage's {100 * STAGE_LEVEL:g} %"
+    sentence = f"Its comparisons may call a false better or worse at a level of {level} against each baseline, {part}."
+    return [f"{sentence} The level was fixed at its first comparison."]
 
 
 def _describe_last_tick(detail: str | None) -> list[str]:

@@ -15,22 +15,28 @@ import numpy as np
 
 from scoring.compare.best import choose_best
 from scoring.compare.compare import judge_pairs
-from scoring.compare.entries import PairedEntry
+from scoring.compare.entries import PairedEntry, count_totals
 from scoring.compare.look import Look
-from scoring.compare.pairing import PairedOutcomes, PairedRows
+from scoring.compare.pairing import PairedBits, PairedOutcomes, PairedRows
 from scoring.compare.published import PublishedEvaluation
 from suites.contract.comparison import EvaluationInfo
 from suites.contract.looks import compute_planned_level
 from suites.contract.objectives import Objectives
 from suites.contract.paths import EvaluationPaths
 
-OBJECTIVES = Objectives(improve=("tier2", "tier3"), hold=("tier2", "tier3"))
+TOTALS = ("tier2", "tier3", "tier3.bpb")
+"""The totals that share a look's level, as objectives name them."""
+
+OBJECTIVES = Objectives(improve=TOTALS, hold=TOTALS)
 
 DOCUMENT_SPREAD, TOKEN_SPREAD = 0.03, 1.0
 """Nats by which checkpoints differ on a document's mean, and on each token of it."""
 
 ITEM_CORRELATION = 0.8
 """Of the latent scores of one item at two checkpoints."""
+
+ITEM_BITS_SPREAD = 0.1
+"""Median over items of the bits a byte by which checkpoints differ; items vary in it by a factor of two, lognormally."""
 
 
 class SliceShape(NamedTuple):
@@ -50,15 +56,16 @@ class SimulatedStage:
         tasks: name -> number of items.
         nats: [steps + 1] nats a token that each checkpoint is worse by than nothing planted.
         points: [steps + 1] share of items that each checkpoint is worse by.
+        bits: [steps + 1] bits a byte of the gold answers that each checkpoint is worse by.
     """
 
-    def __init__(self, rng, steps, *, slices, tasks, nats=None, points=None):
+    def __init__(self, rng, steps, *, slices, tasks, nats=None, points=None, bits=None):
         self.step_count = steps
         self.level = compute_planned_level(steps)
-        nats = np.zeros(steps + 1) if nats is None else np.asarray(nats)
-        points = np.zeros(steps + 1) if points is None else np.asarray(points)
+        nats, points, bits = (np.zeros(steps + 1) if planted is None else np.asarray(planted) for planted in (nats, points, bits))
         self.rows = {name: self._draw_slice(rng, shape, nats) for name, shape in slices.items()}
         self.items = {name: self._draw_task(rng, count, points) for name, count in tasks.items()}
+        self.bits = {name: self._draw_bits(rng, count, bits) for name, count in tasks.items()}
         self.published = [self._publish(index) for index in range(steps + 1)]
 
     @staticmethod
@@ -77,13 +84,20 @@ class SimulatedStage:
         thresholds = np.asarray([NormalDist().inv_cdf(0.6 - loss) for loss in points])  # [steps + 1]
         return latent < thresholds[:, None]
 
+    @staticmethod
+    def _draw_bits(rng, count, bits):
+        """Bits a byte [steps + 1, n]. Independent of the accuracies, which is the worst case of levels that add up."""
+        item, spread = rng.lognormal(0.0, 0.5, count), ITEM_BITS_SPREAD * rng.lognormal(0.0, np.log(2), count)  # [n] each
+        return item + spread * rng.normal(size=(len(bits), count)) + bits[:, None]
+
     def _publish(self, index):
         slices = {
             name: {"nll_per_token": float(nll[index].sum() / tokens.sum()), "tokens": int(tokens.sum()), "data_key": name}
             for name, (tokens, nll) in self.rows.items()
         }
         tasks = {
-            name: {"primary": float(right[index].mean()), "acc": float(right[index].mean()), "data_key": name}
+            name: {key: float(right[index].mean()) for key in ("primary", "acc")}
+            | {"bpb": float(self.bits[name][index].mean()), "data_key": name}
             for name, right in self.items.items()
         }
         documents = {"tier2_ppl": {"slices": slices}} if slices else {}
@@ -105,9 +119,9 @@ class SimulatedStage:
             yield PairedEntry(tier="tier2_ppl", name=name, rows=rows)
         for name, right in self.items.items():
             outcomes = PairedOutcomes(baseline=right[baseline], candidate=right[candidate])
-            yield PairedEntry(
-                tier="tier3_cf", name=name, outcomes={"acc_per_char": outcomes, "acc": outcomes}, primary="acc_per_char"
-            )
+            bits = PairedBits(baseline=self.bits[name][baseline], candidate=self.bits[name][candidate])
+            by_metric = {"acc_per_char": outcomes, "acc": outcomes}
+            yield PairedEntry(tier="tier3_cf", name=name, outcomes=by_metric, bits=bits, primary="acc_per_char")
 
     def choose(self, candidate, objectives=OBJECTIVES):
         """How the best of the steps before ``candidate`` is chosen."""
@@ -115,15 +129,17 @@ class SimulatedStage:
 
     def compare(self, role, candidate, *, objectives=OBJECTIVES, single=False):
         """The comparison of a step (from 1) with its baseline, as the product makes it."""
-        look = Look(level=None if single else self.level, tier_count=len(self.published[candidate].documents))
-        baseline = {"bridge": 0, "previous": candidate - 1}.get(role)
+        baseline, choice = {"bridge": 0, "previous": candidate - 1}.get(role), None
         if baseline is None:
             choice = self.choose(candidate, objectives)
             baseline = 1 + choice.position
+        paired = list(self.pair(baseline, candidate))
+        look = Look(level=None if single else self.level, tier_count=count_totals(paired, self.published[candidate]))
+        if choice is not None:
             look = msgspec.structs.replace(look, candidate_count=choice.candidate_count, ranked_by=choice.target.tier)
         return judge_pairs(
             role,
-            list(self.pair(baseline, candidate)),
+            paired,
             look,
             baseline=self.published[baseline],
             candidate=self.published[candidate],

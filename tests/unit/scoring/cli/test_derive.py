@@ -10,10 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from scoring.compare.compare import run_comparison
+from scoring.compare.stage_summary import run_stage_summary
 from suites.common.errors import ExitCode
+from suites.contract.comparison import CompareRequest, read_comparison_document
+from suites.contract.objectives import Objectives
 from suites.contract.paths import EvaluationPaths
+from suites.contract.stage_summary import StageRequest
 from support.runs.scoring_jobs import run_scoring_in_process
-from support.samples.published_results import REAL_RESULTS, edit_tier_file
+from support.samples.published_results import REAL_RESULTS, edit_tier_file, make_evaluation_ref
 
 pytestmark = pytest.mark.scoring
 
@@ -72,6 +77,28 @@ def test_a_second_time_nothing_is_written(results):
     before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in results.rglob("*")}
     assert run_scoring_in_process(["derive", str(results)]) == ExitCode.SCORED
     assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in results.rglob("*")} == before
+
+
+def test_documents_that_were_made_without_the_figures_are_removed_and_the_rest_stays(results, capsys):
+    paths = [find(results, step) for step in (20, 40, 60)]
+    refs = [make_evaluation_ref(one) for one in paths]
+    improve = Objectives(improve=("tier3.bpb",))
+    for index in (1, 2):
+        run_comparison(CompareRequest(candidate=refs[index], earlier=tuple(refs[:index]), objectives=improve))
+    comparison = read_comparison_document(paths[2].compare_json)
+    (refusal,) = [one for one in comparison.refusals if "not among the best" in one.reason]
+    command = f"python -m scoring derive {results / 'stage1'}"
+    assert refusal.reason == f"not among the best: steps 20, 40, whose results have no bits per byte. Run {command}"
+    run_stage_summary(StageRequest(stage="stage1", results=str(results / "stage1"), evaluations=tuple(refs)))
+    assert run_scoring_in_process(["derive", str(results)]) == ExitCode.SCORED
+    assert "3 comparisons and summaries of the scores of before are removed" in capsys.readouterr().out
+    assert not any(path.exists() for path in (*(one.compare_json for one in paths), results / "stage1" / "stage.json"))
+    document = run_comparison(CompareRequest(candidate=refs[2], earlier=tuple(refs[:2]), objectives=improve))
+    assert document.refusals == ()
+    assert document.get_comparison("best") is not None
+    assert run_scoring_in_process(["derive", str(results)]) == ExitCode.SCORED
+    assert "removed" not in capsys.readouterr().out
+    assert paths[2].compare_json.exists()
 
 
 def test_one_stages_folder_is_enough(results, capsys):

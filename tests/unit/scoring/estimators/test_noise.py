@@ -49,9 +49,9 @@ def measure_coverage(count, rho, runs, *, seed=0, trend="bent"):
     return hits, runs - refused, runs
 
 
-def check_promises(hits, bands, runs, count, rho):
-    coverage = stats.binomtest(hits, bands).proportion_ci(0.99)
-    refused = stats.binomtest(runs - bands, runs).proportion_ci(0.99)
+def check_promises(hits, bands, runs, *, count, rho, confidence=0.99):
+    coverage = stats.binomtest(hits, bands).proportion_ci(confidence)
+    refused = stats.binomtest(runs - bands, runs).proportion_ci(confidence)
     assert refused.low <= 0.05
     if rho <= 0.3:
         assert coverage.high >= 0.93
@@ -63,7 +63,7 @@ def check_promises(hits, bands, runs, count, rho):
 @pytest.mark.parametrize("trend", TRENDS)
 @pytest.mark.parametrize(("count", "rho"), [(8, 0.0), (8, 0.3), (12, 0.0), (30, 0.0), (30, 0.3), (30, 0.6)])
 def test_the_band_covers_on_every_trend(trend, count, rho):
-    check_promises(*measure_coverage(count, rho, 300, trend=trend), count, rho)
+    check_promises(*measure_coverage(count, rho, 300, trend=trend), count=count, rho=rho)
 
 
 @pytest.mark.slow
@@ -74,7 +74,7 @@ def test_the_band_covers_in_many_stages(count, rho, trend, record_property):
     hits, bands, runs = measure_coverage(count, rho, 1000, seed=7, trend=trend)
     record_property("coverage", hits / bands)
     record_property("refused", 1 - bands / runs)
-    check_promises(hits, bands, runs, count, rho)
+    check_promises(hits, bands, runs, count=count, rho=rho, confidence=0.95)
 
 
 @pytest.mark.parametrize(("count", "at"), [(20, 10), (30, 20), (30, 8), (50, 25)])

@@ -1,5 +1,6 @@
 """Curves for TensorBoard and W&B: read back by their own readers, and written once."""
 
+import shutil
 import warnings
 
 import pytest
@@ -47,7 +48,7 @@ def contents(folder):
 
 
 def test_tensorboards_own_reader_reads_every_figure_back(tmp_path):
-    found = curves.collect_points(REAL_RESULTS)
+    found = curves.collect_points(REAL_RESULTS, warn=pytest.fail)
     assert [(point.run, point.step) for point in found] == [("stage1", 20), ("stage1", 40), ("stage1", 60)]
     assert curves_tensorboard.export_tensorboard(found, tmp_path, "step") == 3
     told = read_back(tmp_path / "stage1")
@@ -58,7 +59,7 @@ def test_tensorboards_own_reader_reads_every_figure_back(tmp_path):
 
 
 def test_the_same_export_twice_changes_nothing_and_a_late_evaluation_adds_its_own_file(tmp_path):
-    found = curves.collect_points(REAL_RESULTS)
+    found = curves.collect_points(REAL_RESULTS, warn=pytest.fail)
     assert curves_tensorboard.export_tensorboard([found[0], found[2]], tmp_path, "tokens") == 2
     before = contents(tmp_path)
     assert curves_tensorboard.export_tensorboard([found[0], found[2]], tmp_path, "tokens") == 0
@@ -107,7 +108,7 @@ def test_an_offline_run_of_wandb_holds_every_figure_on_its_own_axis_and_is_writt
     pytest.importorskip("wandb")
     from wandb.proto import wandb_internal_pb2  # noqa: PLC0415
 
-    found = curves.collect_points(find_real_results(20).root.parent)
+    found = curves.collect_points(find_real_results(20).root.parent, warn=pytest.fail)
     assert curves_wandb.export_wandb(found, tmp_path, "tokens", "p") == 1
     before = contents(tmp_path)
     assert curves_wandb.export_wandb(found, tmp_path, "tokens", "p") == 0
@@ -124,3 +125,21 @@ def test_an_offline_run_of_wandb_holds_every_figure_on_its_own_axis_and_is_writt
     assert metrics["*"] == "tokens"
     assert [int(row["tokens"]) for row in rows] == [10_240, 20_480, 30_720]
     assert [float(row["tier2_ppl/ppl"]) for row in rows] == [pytest.approx(point.values["tier2_ppl/ppl"]) for point in found]
+
+
+def test_what_is_damaged_is_named_and_the_rest_is_exported(tmp_path, capsys):
+    results = tmp_path / "results"
+    shutil.copytree(REAL_RESULTS, results)
+    folder = results / "stage1" / "by_checkpoint"
+    (folder / "step_40" / "compare.json").write_text('{"schema": 1, "candid')
+    (folder / "step_20" / "tier2_ppl.json").write_text("{")
+    code = run_scoring_in_process(["export", "--results", str(results), "--tensorboard", str(tmp_path / "curves")])
+    printed = capsys.readouterr()
+    assert code == ExitCode.DATA_MISSING
+    assert "2 of 2 event files written" in printed.out
+    left_out, without = printed.err.strip().splitlines()
+    assert left_out.startswith(f"scoring: {folder}/step_20/tier2_ppl.json: ")
+    assert without.startswith(f"scoring: {folder}/step_40/compare.json: not a comparison: ")
+    assert without.endswith("delete it; the watcher makes it again; the differences to the bridge are left out")
+    assert "2 damaged files left out" in printed.out
+    assert "tier2_ppl/ppl" in read_back(tmp_path / "curves" / "stage1")

@@ -141,7 +141,7 @@ def test_two_of_its_checkpoints_are_compared(score, tmp_path):
     ],
 )  # fmt: skip
 def test_what_is_no_tier_4_fails_with_one_line_and_publishes_nothing(rest, words, score, tmp_path, capfd):
-    assert score(rest) == ExitCode.BUG
+    assert score(rest) == ExitCode.COMMAND_FAILED
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("scoring: ")]
     assert words in line
     assert words in read_why(tmp_path)

@@ -159,12 +159,15 @@ def test_other_simple_forms_are_taken_too(tmp_path, scorer, form):
         (SIMPLE.replace("2.0 + n", "2.0, 'nll_per_token': '1.1'"), "Expected `float`, got `str` - at `nll_per_token`"),
         (SIMPLE.replace("2.0 + n", "2.0, 'nll_sum': {}"), "got `object` - at `nll_sum`"),
         (SIMPLE.replace("2.0 + n", "2.0, 'documents': 1.5"), "got `float` - at `documents`"),
+        (SIMPLE.replace("2.0 + n", "2.0, 'nll_per_token': 0.8"), "ppl 2 and nll_per_token 0.8 disagree"),
+        (SIMPLE.replace("2.0 + n", "2.0, 'nll_sum': 5.0, 'tokens': 10"), "nll_sum / tokens is 0.5, and nll_per_token 0.693147"),
+        (SIMPLE.replace("0.5", "0.5, 'primary_metric': 'acc_norm', 'acc_norm': 0.6"), "primary is 0.5, and acc_norm"),
         (SIMPLE + "sys.exit(3)", "the command ended with exit code 3; see its output in the log"),
         (SIMPLE + "os.kill(os.getpid(), 9)", "the command ended with SIGKILL; see its output in the log"),
     ],
 )
 def test_whatever_else_it_leaves_fails_with_one_clear_line(tmp_path, scorer, rest, words, capfd):
-    assert score(tmp_path, f"exec {scorer(rest)}") == ExitCode.BUG
+    assert score(tmp_path, f"exec {scorer(rest)}") == ExitCode.COMMAND_FAILED
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("scoring: ")]
     assert words in line
     assert words in why(tmp_path)
@@ -183,9 +186,9 @@ def test_a_list_is_arguments_and_a_line_is_the_users_own_bash(tmp_path, scorer):
     argv = (sys.executable, "-c", code, "$HOME; echo", "two words")
     request = msgspec.structs.replace(make_command_request(tmp_path), command=argv)
     (tmp_path / "request.json").write_bytes(encode_json(request))
-    assert run_scoring_in_process(["score", str(tmp_path / "request.json")]) == ExitCode.BUG
+    assert run_scoring_in_process(["score", str(tmp_path / "request.json")]) == ExitCode.COMMAND_FAILED
     assert said.read_text() == "['$HOME; echo', 'two words']"
-    assert score(tmp_path, f'echo "step $LIGHTEVAL_STEP of {{a,b}}" >{said}') == ExitCode.BUG
+    assert score(tmp_path, f'echo "step $LIGHTEVAL_STEP of {{a,b}}" >{said}') == ExitCode.COMMAND_FAILED
     assert said.read_text() == "step 60 of {a,b}\n"
 
 

@@ -6,6 +6,7 @@ import json
 import pytest
 import sentencepiece
 import tokenizers
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
 from scoring.tokenizers.codecs import PipelineCodec, SentencePieceCodec
@@ -106,6 +107,38 @@ def test_what_has_no_token_is_counted(kind):
     (unknown,) = codec.count_unknown([text])
     assert unknown == (len(lost), len(lost.encode()))
     assert not (codec.unknown_text_counter.covers_all_text and lost)
+
+
+@pytest.fixture(scope="module")
+def precompiled():
+    """SentencePiece's nmt_nfkc rules, as the tokenizers of T5 and XLM-R have them."""
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the cat sat on the mat"] * 50), model_writer=written, vocab_size=20,
+        hard_vocab_limit=False, minloglevel=2, normalization_rule_name="nmt_nfkc",
+    )  # fmt: skip
+    model = ModelProto.FromString(written.getvalue())
+    return normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap)
+
+
+SPACES = normalizers.Replace(Regex(" {2,}"), " ")
+
+
+@pytest.mark.parametrize(
+    ("more", "text", "lost"),
+    [
+        ((), "the\x01 cat", "\x01"),
+        ((), "ﬁ ① ㌔ … ｶﾞ e\u0301 \u1100\u1161 \u3000\t🙂", ""),
+        ((), "a\u200bb\ufeff", ""),
+        ((SPACES,), "a  \u3000b\x02", "  \x02"),
+        ((SPACES,), "a \x7f b", "\x7f "),
+        ((normalizers.Strip(left=False, right=True), SPACES), "  a  b\t\n", "  \t\n"),
+    ],
+)
+def test_what_precompiled_rules_drop_is_counted(precompiled, more, text, lost):
+    codec = PipelineCodec(normalized(byte_level(), precompiled, *more))
+    assert not codec.unknown_text_counter.covers_all_text
+    assert codec.count_unknown([text]) == [(len(lost), len(lost.encode()))]
 
 
 def test_no_text_is_looked_at_where_nothing_can_be_lost():

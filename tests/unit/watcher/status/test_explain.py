@@ -161,3 +161,9 @@ def test_when_each_thing_happened_and_when_the_next_one_will():
     )
     assert text.endswith("The job waits in the queue. The watcher checks it within 60 s.")
     assert flat(explain_evaluation(record(EvaluationState.QUEUED), NOW)).endswith("The watcher checks it when it next runs.")
+
+
+def test_the_level_of_its_comparisons_is_said_once_it_is_fixed():
+    assert "level" not in flat(explain_evaluation(record(EvaluationState.SCORED), NOW))
+    text = flat(explain_evaluation(record(EvaluationState.SCORED, level=0.0016), NOW))
+    assert "a false better or worse at a level of 0.16 % against each baseline, its part of the stage's 5 %." in text
