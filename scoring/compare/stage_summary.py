@@ -20,6 +20,8 @@ from suites.contract.stage_summary import MIN_EVALUATIONS, FigureNoise, StageDoc
 _TOTALS = {"tier2_ppl": ("nll_per_token",), "tier3_cf": ("primary", "bpb"), "tier4_sft_native": ()}
 """Tier -> figures of its summary; tier 4's rates are its entries."""
 
+_UNDERIVED = "some evaluations have no bits per byte; python -m scoring derive adds them"
+
 _MAX_STEPS_TO_SUGGEST = 100
 """Newest checkpoints among which those to score are looked for: the search is quadratic."""
 
@@ -123,7 +125,12 @@ def _list_noise(sides: Sequence[PublishedEvaluation], window: Window | None) -> 
                     for side, names in zip(sides, comparable, strict=True)
                 ]
                 at_chance = entry.get("at_chance") if metric == kind.judged_by else None
-                figure = FigureNoise(tier=tier, name=name, metric=metric, newest=0.0, at_chance=at_chance)
+                is_underived = metric == "bpb" and any(
+                    name in names and side.get_entries(tier)[name].get(metric) is None
+                    for side, names in zip(sides, comparable, strict=True)
+                )
+                unknown = _UNDERIVED if is_underived else ""
+                figure = FigureNoise(tier=tier, name=name, metric=metric, newest=0.0, at_chance=at_chance, unknown=unknown)
                 yield from _measure(figure, values, steps, window)
 
 
@@ -137,7 +144,7 @@ def _measure(
     known = [float(value) for value in values if value is not None]
     fields = {name: getattr(figure, name) for name in ("tier", "name", "metric", "at_chance")}
     if window is None or None in values[window.start : window.stop]:
-        yield FigureNoise(**fields, newest=float(newest))
+        yield FigureNoise(**fields, newest=float(newest), unknown="" if window is None else figure.unknown)
         return
     inside = [float(value) for value in values[window.start : window.stop] if value is not None]
     # The whole stage has more of the repeated values that show a figure's resolution.

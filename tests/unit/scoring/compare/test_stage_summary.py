@@ -135,6 +135,22 @@ def test_a_figure_of_other_data_in_the_window_is_not_known(tmp_path):
     assert document.find_noise("tier2_ppl", "prose", "nll_per_token").noise > 0
 
 
+def test_bits_per_byte_that_a_step_lacks_name_the_command_that_adds_them(tmp_path):
+    refs = publish_run(tmp_path / "stage1", range(100, 1000, 100))
+    for step in range(100, 1000, 100):
+        bits = None if step == 500 else step / 1000
+        edit_tier_file(
+            EvaluationPaths(tmp_path / "stage1", f"step_{step}"),
+            "tier3_cf",
+            lambda document, bits=bits: document["tasks"]["learns"].update(bpb=bits),
+        )
+    document = summarise_stage(StageRequest(stage="stage1", results=str(tmp_path / "stage1"), evaluations=refs))
+    noise = document.find_noise("tier3_cf", "learns", "bpb")
+    assert noise.noise is None
+    assert noise.unknown == "some evaluations have no bits per byte; python -m scoring derive adds them"
+    assert document.find_noise("tier3_cf", "learns", "primary").unknown == ""
+
+
 def test_a_figure_that_jumps_is_not_known_and_says_why(tmp_path):
     draw, refs = np.random.default_rng(6), []
     for step in range(1, 31):
