@@ -36,6 +36,7 @@ from scoring.sources.questions import (
 )
 from scoring.sources.source import Row
 from suites.common.errors import UserError
+from suites.common.formatting import format_count
 from suites.definitions.suite import TaskDefinition
 
 ID_COLUMNS = ("id", "ind", "idx")
@@ -283,7 +284,7 @@ def _check_question(question: ClozeQuestion, row: Row, gold_column: str | None) 
     """Raise ColumnError for a question that no score could mean anything for."""
     count = len(question.pairs)
     if count < 2:  # noqa: PLR2004  the only choice would always be right
-        raise ColumnError("choices", f"has {count} choice{'' if count == 1 else 's'}, and needs two")
+        raise ColumnError("choices", f"has {format_count(count, 'choice')}, and needs two")
     if not 0 <= question.gold < count:
         value = describe_value(row.values[str(gold_column)])
         raise ColumnError(str(gold_column), f"has {value} in column {gold_column!r}, which is none of its {count} choices")

@@ -100,6 +100,25 @@ class CheckpointContent(NamedTuple):
     completed_at: float | None
     run_name: str | None = None
     notes: tuple[str, ...] = ()
+    written_at: float | None = None
+    """The newest mtime, where the folder appeared so much later that ``completed_at`` is its appearance."""
+
+
+OLD_TIMES_SECONDS = 600.0
+"""Seconds between a newest mtime and the appearance of its folder, above which the files have kept older times."""
+
+
+def make_checkpoint_content(
+    inspection: Inspection, mtimes: str | None, notes: tuple[str, ...], appeared_at: float | None
+) -> CheckpointContent | None:
+    """The content of a checkpoint that is complete, no earlier than a watcher that looked could see it; None of another."""
+    if not inspection.fingerprint:
+        return None
+    completed_at, written_at = inspection.newest_mtime, None
+    if completed_at is not None and appeared_at is not None and appeared_at > completed_at:
+        written_at = completed_at if appeared_at - completed_at > OLD_TIMES_SECONDS else None
+        completed_at = appeared_at
+    return CheckpointContent(inspection.fingerprint, mtimes, completed_at, inspection.run_name, notes, written_at)
 
 
 def wait_or_skip(

@@ -50,16 +50,17 @@ def simulate(config: Path | None, *, days: float, seed: int, as_json: bool) -> N
 
 def render_simulation_summary(result: "SimulationResult") -> list[str]:
     """The result as lines of text."""
-    from suites.common.formatting import format_duration  # noqa: PLC0415
+    from suites.common.formatting import format_count, format_duration  # noqa: PLC0415
 
     states = ", ".join(f"{count} {state}" for state, count in result.evaluations.items())
     call_rate, latency = result.calls_per_minute, result.latencies.get("complete_to_scored", {})
+    restarts = format_count(result.restarts, "kill and restart", "kills and restarts")
     output_lines = [
-        f"{result.days:g} days, seed {result.seed}: {result.polls} polls, {result.restarts} kills and restarts of the daemon",
+        f"{result.days:g} days, seed {result.seed}: {format_count(result.polls, 'poll')}, {restarts} of the daemon",
         f"evaluations: {states}",
         *(f"  {key}: {text}" for key, text in result.unfinished.items()),
-        f"scores: {result.scores} from {result.runs} runs, {result.gpu_hours:g} GPU hours",
-        f"Slurm: {sum(result.calls.values())} commands ({_format_counts(result.calls)})",
+        f"scores: {result.scores} from {format_count(result.runs, 'run')}, {result.gpu_hours:g} GPU hours",
+        f"Slurm: {format_count(sum(result.calls.values()), 'command')} ({_format_counts(result.calls)})",
         f"Slurm commands per minute: mean {call_rate['mean']:g}, max {call_rate['max']:g}",
         f"failures: {_format_counts(result.failures) or 'none'}",
     ]

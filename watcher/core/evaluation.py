@@ -197,7 +197,8 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     mtimes: str | None = None
     """Mtimes and sizes of the content last judged complete (``folder_kind.read_mtimes``), as one text."""
     times: Mapping[str, float] = msgspec.field(default_factory=dict)
-    """``complete`` (newest mtime), ``detected``, ``submitted``, ``started``, ``scored``: unix times of the last round.
+    """``complete`` (newest mtime; of a folder that appeared later its appearance, and ``written`` is the mtime), ``detected``,
+    ``submitted``, ``started``, ``scored``: unix times of the last round.
 
     The first two date from when this content was first seen complete, however often it was submitted since. ``again``: it had
     been scored before this round, so the round's times do not measure how long a checkpoint waits for its scores.

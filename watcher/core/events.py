@@ -74,11 +74,13 @@ class CheckpointSeen(StateChange, frozen=True, kw_only=True):
     mtimes: str | None = None
     """Mtimes and sizes of two files, as one text: while they stay, so does the content."""
     completed_at: UnixTime | None = None
-    """Newest mtime of the files that matter, unix time."""
+    """Newest mtime of the files that matter, or the folder's appearance where that is later: unix time."""
     run_name: PathText | None = None
     """Its training run."""
     notes: tuple[PathText, ...] = ()
     """How its config.yaml differs from its stage's."""
+    written_at: UnixTime | None = None
+    """The newest mtime, where the folder appeared so much later that its files have kept older times."""
     deleted: bool = False
     """The complete checkpoint was deleted before it was scored."""
 
@@ -136,6 +138,7 @@ class Ready(StateChange, frozen=True, kw_only=True, tag="ready"):
     completed_at: UnixTime | None = None
     run_name: PathText | None = None
     notes: tuple[PathText, ...] = ()
+    written_at: UnixTime | None = None
 
 
 # The journal holds the intent before sbatch runs, so a crash leaves a run id to search for.

@@ -24,6 +24,8 @@ class StageFolder(msgspec.Struct, frozen=True, kw_only=True):
 
     steps: Mapping[int, str] | None
     """Step -> folder; None: unknown, which is not the same as none."""
+    appeared: Mapping[int, float] = msgspec.field(default_factory=dict)
+    """Step that came while this watcher looked -> the last time at which it was not there yet, by the file server's clock."""
     error: str = ""
     """Why ``steps`` is unknown."""
     is_hanging: bool = False
@@ -83,6 +85,14 @@ class StageRequirements(msgspec.Struct, frozen=True, kw_only=True):
 def join_suites(plans: Iterable[StageRequirements]) -> tuple[SuiteInRequest, ...]:
     """The suites of several stages, each once."""
     return tuple({(suite.name, suite.digest): suite for plan in plans for suite in plan.suites}.values())
+
+
+def find_appearance(record: EvaluationRecord, stages: Mapping[str, StageFolder]) -> float | None:
+    """The last time at which a record's checkpoint was not there yet; None where this watcher always saw it."""
+    folder = stages.get(record.source)
+    if folder is None or (folder.steps or {}).get(record.step) != record.checkpoint:
+        return None
+    return folder.appeared.get(record.step)
 
 
 def find_outdated_tiers(record: EvaluationRecord, plan: StageRequirements) -> list[str]:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from suites.checkpoint.layout import list_steps
+from suites.common.formatting import format_count
 from watcher.config.settings import Config, Stage
 from watcher.doctor.check import OK, WARNING, WRONG, DoctorCheck, run_check
 
@@ -33,7 +34,7 @@ def check_checkpoints(config: Config) -> Iterator[DoctorCheck]:
         yield from run_check(f"checkpoints of {stage.name}", partial(_check_steps, stage))
     for name, template in config.runs.items():
         count = sum(stage.runs == name for stage in config.stages.values())
-        yield DoctorCheck(OK, f"runs of {name}", f"{template.checkpoints}: {count} stages")
+        yield DoctorCheck(OK, f"runs of {name}", f"{template.checkpoints}: {format_count(count, 'stage')}")
     for folder, problem in config.run_problems.items():
         yield DoctorCheck(WARNING, "runs", f"{folder} {problem}")
 
@@ -47,7 +48,7 @@ def _check_readable(name: str, folder: Path, steps: Mapping[int, Path]) -> Docto
                 owner = _get_owner_name(path)
                 hint = f"ask {owner} to run `chmod -R a+rX {newest_folder}`"
                 return DoctorCheck(WRONG, name, f"{path}, owned by {owner}, cannot be read", hint)
-    return DoctorCheck(OK, name, f"{folder}: {len(steps)} steps; the newest, {newest_step}, can be read")
+    return DoctorCheck(OK, name, f"{folder}: {format_count(len(steps), 'step')}; the newest, {newest_step}, can be read")
 
 
 def _get_owner_name(path: Path) -> str:

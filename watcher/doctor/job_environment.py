@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from suites.common.formatting import format_names
+from suites.common.formatting import format_count, format_names
 from suites.common.python_path import drop_other_packages
 from suites.contract.paths import DataPaths
 from suites.definitions.data_cache import missing_entries
@@ -180,7 +180,9 @@ def _check_offline_read(
     if result.exit_code != 0 or errors:
         hint = document.get("prefill") or f"run `{format_prefill_command(stage.name, config)}`"
         return DoctorCheck(WRONG, name, format_names(errors) or get_last_output_line(result), hint)
-    return DoctorCheck(OK, name, f"{len(document['entries'])} entries read in full, network {document['network']}")
+    return DoctorCheck(
+        OK, name, f"{format_count(len(document['entries']), 'entry', 'entries')} read in full, network {document['network']}"
+    )
 
 
 def _parse_json_output(stdout: str) -> dict[str, Any] | None:

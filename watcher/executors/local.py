@@ -15,6 +15,7 @@ import msgspec
 
 from suites.common.atomic_files import write_atomically
 from suites.common.documents import DamagedDocument
+from suites.common.formatting import format_count
 from suites.contract.encoding import encode_json
 from suites.contract.exit_record import ExitRecord, read_exit_records
 from suites.contract.job_owner import JobOwner
@@ -183,7 +184,7 @@ class LocalExecutor:
         except FileNotFoundError:
             if self._known_names:
                 raise ExecutorUnreachable(
-                    f"{self._attempts}: no such folder; it held {len(self._known_names)} attempts"
+                    f"{self._attempts}: no such folder; it held {format_count(len(self._known_names), 'attempt')}"
                 ) from None
             return
         except OSError as error:

@@ -114,6 +114,7 @@ def _content_changes(
     before = record.times if same_content else {}
     times = {
         "complete": before.get("complete", event.completed_at),
+        "written": before.get("written", None if "complete" in before else event.written_at),
         "detected": before.get("detected", t),
         "again": before.get("again", t) if "again" in before or "scored" in before else None,
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from suites.checkpoint.completeness import Inspection
+from suites.common.formatting import format_count
 from suites.contract.paths import EvaluationPaths
 from suites.contract.scoring_request import TierRequirement, required_names
 from watcher.config.settings import Config
@@ -91,7 +92,7 @@ def _describe_missing_folder(results_folder: str, config: Config, journal_state:
         for record in journal_state.records.values()
         if record.state is EvaluationState.SCORED and get_results_folder(config, record) == results_folder
     )
-    counts = ", ".join(f"{count} results of {stage}" for stage, count in counts_by_stage.items())
+    counts = ", ".join(f"{format_count(count, 'result')} of {stage}" for stage, count in counts_by_stage.items())
     return f"{Path(results_folder).parent} is missing (unmounted?); the state of {counts} is unknown" if counts else ""
 
 

@@ -72,6 +72,8 @@ class StageFolderCache:
     def __init__(self, reads: BoundedReads) -> None:
         self._reads = reads
         self._cached: dict[tuple[str, CheckpointLayout], _Listing] = {}
+        self._listed_at: dict[tuple[str, CheckpointLayout], float] = {}
+        """Folder -> when its steps were last known."""
         self._unscheduled: _Unscheduled | None = None
         self.changed_folders: set[str] = set()
         """Folders (as text) that were listed anew since ``changed_folders`` was last cleared."""
@@ -86,8 +88,13 @@ class StageFolderCache:
             listing = self._reads.run(cache_key, folder_name, lambda: _read_folder(stage, cached, server_now))
         except OSError as error:
             listing = _describe_failure(stage, error, server_now)
+        known_at = self._listed_at.get(cache_key)
+        if listing.stage_folder.steps is not None:
+            self._listed_at[cache_key] = server_now
         if listing is cached:
             return listing.stage_folder
+        if cached is not None:
+            listing = _add_appearances(listing, cached.stage_folder, known_at)
         unchanged = cached is not None and cached.stage_folder == listing.stage_folder
         # Even an equal listing may hide a rewritten step, so inspections look again.
         if cached is None or not unchanged or (cached.stamp, cached.latest_stamp) != (listing.stamp, listing.latest_stamp):
@@ -109,6 +116,18 @@ class StageFolderCache:
         except OSError:  # list_stage reports it for each stage
             return ()
         return self._unscheduled.folders
+
+
+def _add_appearances(listing: _Listing, before: StageFolder, known_at: float | None) -> _Listing:
+    """The listing, with when each step appeared that was not there ``before``, at ``known_at``."""
+    folder = listing.stage_folder
+    if folder.steps is None or before.steps is None or known_at is None:
+        # While the folder is unknown, what was known of its steps stays.
+        appeared = before.appeared
+    else:
+        new = {step: known_at for step in folder.steps if step not in before.steps}
+        appeared = {step: at for step, at in before.appeared.items() if step in folder.steps} | new
+    return msgspec.structs.replace(listing, stage_folder=msgspec.structs.replace(folder, appeared=appeared))
 
 
 def _find_unscheduled(folder: Path, watched: tuple[str, ...], known: _Unscheduled | None) -> _Unscheduled:

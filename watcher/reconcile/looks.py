@@ -7,6 +7,7 @@ later change of the schedule changes a verdict. ``suites.contract.looks`` has th
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from suites.common.formatting import format_count
 from suites.contract.looks import ASSUMED_LOOKS, compute_added_level, compute_planned_level
 from watcher.config.settings import Config, Stage
 from watcher.core import stage_events
@@ -68,12 +69,14 @@ def plan_looks(stage: Stage, final_step: int | None) -> DescribedPlan:
     steps = set(stage.steps) | ({final_step} if stage.final and final_step is not None else set())
     if stage.every is None or stage.first_step is None:
         plan = make_look_plan(tuple(sorted(steps)), None, 0, 0)
-        return DescribedPlan(plan, f"{plan.planned_count} looks: the schedule's steps")
+        return DescribedPlan(plan, f"{format_count(plan.planned_count, 'look')}: the schedule's steps")
     ends = [end for end in (stage.to, final_step) if end is not None]
     # Without an end the number is an assumption; looks beyond it share the reserve.
     last = min(ends) if ends else stage.first_step + (ASSUMED_LOOKS - 1) * stage.every
     plan = make_look_plan(tuple(sorted(steps)), stage.every, stage.first_step, last)
     span = f"every {stage.every} from {stage.first_step}"
     if ends:
-        return DescribedPlan(plan, f"{plan.planned_count} looks: {span} up to {last}, and {len(steps)} listed")
-    return DescribedPlan(plan, f"{plan.planned_count} looks: {span}; its end is unknown, so {ASSUMED_LOOKS} are assumed")
+        return DescribedPlan(plan, f"{format_count(plan.planned_count, 'look')}: {span} up to {last}, and {len(steps)} listed")
+    return DescribedPlan(
+        plan, f"{format_count(plan.planned_count, 'look')}: {span}; its end is unknown, so {ASSUMED_LOOKS} are assumed"
+    )

@@ -13,6 +13,7 @@ from watcher.attempts.journal_events import (
     BLOCKING_COMPLETENESS,
     CheckpointContent,
     block_on_checkpoint,
+    make_checkpoint_content,
     make_scored_event,
     resolve_conflicting_results,
     wait_or_skip,
@@ -23,7 +24,7 @@ from watcher.core import events
 from watcher.core.actions import Action, PinCheckpoint, Skip, SubmitEvaluation, UnpinCheckpoint
 from watcher.core.evaluation import EvaluationRecord, StageSettings
 from watcher.core.reasons import ReasonKind
-from watcher.core.snapshot import EvaluationResults, Snapshot, StageRequirements
+from watcher.core.snapshot import EvaluationResults, Snapshot, StageRequirements, find_appearance
 from watcher.journal.replay import JournalState
 from watcher.reconcile.checkpoint_presence import Presence, observe_presence, wait_for_absent
 from watcher.reconcile.prefill_job import describe_missing_data, describe_missing_model
@@ -117,7 +118,7 @@ def _next_action_complete(
     """The action of the first gate that answers, else the submission."""
     stage, requirements = config.stages[record.stage], snapshot.requirements[record.stage]
     mtimes = snapshot.mtimes.get(record.inspected)
-    fingerprint, stage_facts = inspection.fingerprint, journal_state.stage_settings.get(stage.name)
+    stage_facts = journal_state.stage_settings.get(stage.name)
     comparison = compare_with_stage(record, inspection, snapshot, stage_facts)
     case = _CompleteCheckpoint(
         record=record,
@@ -128,9 +129,7 @@ def _next_action_complete(
         if record.is_reference
         else requirements.resolve_settings(stage_facts),
         first_checkpoint="" if stage_facts is None else stage_facts.checkpoint,
-        content=CheckpointContent(fingerprint, mtimes, inspection.newest_mtime, inspection.run_name, comparison.notes)
-        if fingerprint
-        else None,
+        content=make_checkpoint_content(inspection, mtimes, comparison.notes, find_appearance(record, snapshot.stages)),
         comparison=comparison,
         results=snapshot.results.get(record.key),
         members=select_member_inspections(record, snapshot.inspections, journal_state.member_pins) or [],

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 
-from suites.common.formatting import describe_error, format_bytes
+from suites.common.formatting import describe_error, format_bytes, format_count
 from suites.contract.paths import format_step_directory
 from watcher.attempts.in_flight import next_action_in_flight
 from watcher.attempts.orphan_jobs import resolve_orphan_jobs
@@ -268,9 +268,7 @@ def _skip_results_in_other_folders(stage: Stage, journal_state: JournalState, co
     ]
     for folder, count in Counter(get_results_folder(config, record) for record in stage_records).items():
         if folder != current_folder:
-            message = (
-                f"is {current_folder}, but results of {count} evaluation{'s' if count > 1 else ''} are or will be in {folder}"
-            )
+            message = f"is {current_folder}, but results of {format_count(count, 'evaluation')} are or will be in {folder}"
             hint = f"Move {folder}/by_checkpoint there when no job writes to it, or change the config back"
             yield Skip(
                 f"stages.{stage.name}.results", f"{message}; comparisons read {current_folder} only. {hint}", needs_attention=True
@@ -291,5 +289,7 @@ def _skip_unscheduled_steps(stage: Stage, stage_folder: StageFolder, journal_sta
         for step in unscheduled_steps[:MAX_UNSCHEDULED_SHOWN]
     ]
     if len(unscheduled_steps) > MAX_UNSCHEDULED_SHOWN:
-        skips.append(Skip(stage.name, f"{len(unscheduled_steps) - MAX_UNSCHEDULED_SHOWN} more steps are not in the schedule"))
+        skips.append(
+            Skip(stage.name, f"{format_count(len(unscheduled_steps) - MAX_UNSCHEDULED_SHOWN, 'more step')} not in the schedule")
+        )
     return skips

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from suites.common.documents import open_without_blocking
-from suites.common.formatting import describe_error
+from suites.common.formatting import describe_error, format_count
 from suites.contract.paths import EvaluationPaths
 from watcher.report.data import ReportedEvaluation, StageReport
 from watcher.status.reader import JsonObject, as_list, as_object
@@ -96,7 +96,7 @@ def read_stage_answers(stage: StageReport) -> StageAnswers | None:
     if not shown:
         return None
     if len(prompts) > MAX_PROMPTS:
-        left_out.append(f"{len(prompts) - MAX_PROMPTS} more prompts")
+        left_out.append(f"{format_count(len(prompts) - MAX_PROMPTS, 'more prompt')}")
     return StageAnswers(
         bridge=bridge.key if bridge is not None and bridge in shown else None,
         evaluations=tuple(evaluation.key for evaluation in shown if evaluation is not bridge),

@@ -58,8 +58,15 @@ def list_changes(record: EvaluationRecord) -> list[Change]:
     completed_at = record.times.get("complete")
     if completed_at is not None:
         place = next((index for index, change in enumerate(changes) if change.at > completed_at), len(changes))
-        changes.insert(place, Change(completed_at, COMPLETE, "the checkpoint's newest file"))
+        changes.insert(place, Change(completed_at, COMPLETE, _describe_completion(record)))
     return changes
+
+
+def _describe_completion(record: EvaluationRecord) -> str:
+    written_at = record.times.get("written")
+    if written_at is None:
+        return "the checkpoint's newest file"
+    return f"the checkpoint appeared; its newest file is dated {format_local_time(written_at)}, as in a copy that kept its times"
 
 
 def explain_evaluation(

@@ -129,7 +129,7 @@ def test_a_folder_of_before_that_is_away_tells_nothing(watched):
     old.rename(watched.root / "away")
     watched.tick(3, seconds=3700.0)
     assert watched.list_states()[KEY] == "scored"
-    assert f"{old} is missing (unmounted?); the state of 1 results of stage1 is unknown" in watched.daemon.tick_runner.warnings
+    assert f"{old} is missing (unmounted?); the state of 1 result of stage1 is unknown" in watched.daemon.tick_runner.warnings
 
 
 def test_an_audit_looks_where_the_results_are(watched):

@@ -10,6 +10,8 @@ from support.fakes.executor import FakeJob
 from support.runs.watched_run import SLICES_SUITE, WatchedRun, make_watched_fixture
 from watcher.core.executor import JobState
 from watcher.simulate.jobs import publish_scores
+from watcher.status.document import compute_latencies
+from watcher.status.explain import explain_evaluation
 
 watched = make_watched_fixture()
 
@@ -254,3 +256,28 @@ def test_several_suites_of_one_tier_are_one_file_and_one_score(watched):
     assert [Path(path).name for path in expected] == ["tier2_ppl.json", "tier3_cf.json"]
     document = json.loads(watched.get_evaluation_paths().tier_json("tier2_ppl").read_text())
     assert list(document["slices"]) == ["web", "code"]
+
+
+def test_a_copy_that_kept_its_times_waits_since_it_appeared_and_it_is_said(watched):
+    watched.write_checkpoint("stage1", 100, age=90_000.0)  # before this watcher: nobody can tell when it came
+    watched.tick()
+    looked_at = watched.clock()
+    watched.write_checkpoint("stage1", 200, age=80_000.0)
+    written_at = watched.clock() - 80_000.0
+    watched.tick()
+    before, copied = (watched.journal_state.records[f"stage1/step_{step}"] for step in (100, 200))
+    assert (before.times["complete"], "written" in before.times) == (looked_at - 60.0 - 90_000.0, False)
+    assert copied.times["written"] == written_at
+    assert looked_at - 60.0 <= copied.times["complete"] <= looked_at
+    assert copied.times["detected"] - copied.times["complete"] <= 120.0
+    text = " ".join(explain_evaluation(copied, watched.clock()).split())
+    assert "the checkpoint appeared; its newest file is dated" in text
+    assert "as in a copy that kept its times" in text
+    latency = compute_latencies([copied])["complete_to_detected"]["p50"]
+    assert latency <= 120.0
+    # A rename a moment after the last write, as trainers do it, is no copy.
+    watched.configure(stage1={"steps": (100, 200, 300)})
+    watched.write_checkpoint("stage1", 300, age=90.0)
+    watched.tick()
+    renamed = watched.journal_state.records["stage1/step_300"]
+    assert "written" not in renamed.times

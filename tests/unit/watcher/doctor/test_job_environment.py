@@ -82,7 +82,7 @@ def test_offline_asks_the_child_for_every_byte(here):
     document = {"entries": [entry], "tokenizer": {"problems": []}, "network": "cut off", "prefill": "mend it"}
     made = config(here, offline=document)
     assert one(job_environment.check_job_environment(made, os.environ, offline=True), "stage1 offline").message == (
-        "1 entries read in full, network cut off"
+        "1 entry read in full, network cut off"
     )
     made = config(here, offline=document | {"entries": [entry | {"state": "damaged"}]})
     check = one(job_environment.check_job_environment(made, os.environ, offline=True), "stage1 offline")

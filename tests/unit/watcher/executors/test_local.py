@@ -179,7 +179,7 @@ def test_attempts_that_cannot_be_listed_are_no_empty_queue(desk):
     executor, attempt = desk.make_executor(), desk.make_attempt()
     executor.query_queue()
     attempt.folder.parent.rename(desk.root / "unmounted")
-    with pytest.raises(ExecutorUnreachable, match="no such folder; it held 1 attempts"):
+    with pytest.raises(ExecutorUnreachable, match="no such folder; it held 1 attempt"):
         executor.query_queue()
 
 
