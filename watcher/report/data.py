@@ -22,7 +22,7 @@ from suites.contract.comparison import (
 from suites.contract.log_paths import list_attempt_log_paths
 from suites.contract.paths import EvaluationPaths, format_step_directory
 from suites.contract.stage_summary import StageDocument
-from watcher.config.settings import Config, Stage
+from watcher.config.settings import REFERENCE_PREFIX, Config, Stage
 from watcher.core.evaluation import EvaluationRecord
 from watcher.core.result_paths import get_configured_results_folder, get_evaluation_paths
 from watcher.journal.replay import JournalState
@@ -57,7 +57,7 @@ class ReportedEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Folder of the stage's results."""
     directory: str
     role: str
-    """``own``, ``bridge``, ``average``, or ``other`` (named by a person, or not in the journal)."""
+    """``own``, ``bridge``, ``reference``, ``average``, or ``other`` (named by a person, or not in the journal)."""
     average: tuple[tuple[int, float], ...] = ()
     """(step, weight) of an average's members, ascending."""
     state: str
@@ -82,6 +82,11 @@ class ReportedEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     def comparisons(self) -> tuple[Comparison, ...]:
         """Comparisons with the baselines; empty without compare.json."""
         return () if self.compared is None else self.compared.comparisons
+
+    @property
+    def references(self) -> tuple[Comparison, ...]:
+        """Comparisons with other models; empty without compare.json."""
+        return () if self.compared is None else self.compared.references
 
     @property
     def refusals(self) -> tuple[Refusal, ...]:
@@ -168,6 +173,7 @@ def _build_stage(
         for record in stage_records
     ]
     evaluations += _find_unjournaled(results, name, {record.directory for record in stage_records})
+    evaluations = [_add_known_tokens(evaluation, config) for evaluation in evaluations]
     bridge = find_bridge(name, stage_records)
     errors: list[str] = []
     summary = read_summary(results, errors)
@@ -258,9 +264,25 @@ def _build_from_record(record: EvaluationRecord, results: Path, compare_request:
     )
 
 
+def _add_known_tokens(evaluation: ReportedEvaluation, config: Config) -> ReportedEvaluation:
+    """A reference with the tokens that the config says: few models' folders do."""
+    reference = config.find_reference(evaluation.source)
+    if reference is None or reference.tokens is None:
+        return evaluation
+    return msgspec.structs.replace(evaluation, files=msgspec.structs.replace(evaluation.files, tokens_seen=reference.tokens))
+
+
+def _guess_role(directory: str, stage: str, result_files: ResultFiles) -> str:
+    """The role of results without a record."""
+    if result_files.source.startswith(REFERENCE_PREFIX):
+        return "reference"
+    is_own = result_files.source == stage and directory == format_step_directory(result_files.step or 0)
+    return "own" if is_own else "other"
+
+
 def _get_role(record: EvaluationRecord) -> str:
-    if record.origin == "bridge":
-        return "bridge"
+    if record.origin in {"bridge", "reference"}:
+        return record.origin
     if record.average and record.source == record.stage and not record.custom_directory:
         return "average"
     return "own" if is_stage_checkpoint(record) else "other"
@@ -295,7 +317,7 @@ def _find_unjournaled(results: Path, stage: str, known_directories: set[str]) ->
             step=result_files.step if result_files.step is not None else -1,
             results=str(results),
             directory=name,
-            role="own" if result_files.source == stage and name == format_step_directory(result_files.step or 0) else "other",
+            role=_guess_role(name, stage, result_files),
             state="on disk",
             checkpoint=result_files.checkpoint,
             files=result_files,

@@ -11,8 +11,10 @@ import msgspec
 
 from suites.contract.comparison import (
     BASELINE_ROLES,
+    BITS_PER_BYTE,
     BaselineRole,
     Comparison,
+    Effect,
     EffectVerdict,
     ObjectiveResult,
     describe_levels,
@@ -20,11 +22,13 @@ from suites.contract.comparison import (
 from suites.contract.looks import CONTROL_SENTENCES
 from suites.contract.paths import EvaluationPaths
 from suites.contract.stage_summary import StageDocument
+from suites.contract.tier_files import TIER4
 from watcher import __version__
 from watcher.report.answers import read_stage_answers
 from watcher.report.data import Report, ReportedEvaluation, StageReport
 from watcher.report.figures import UNCONDITIONAL_BITS, Figure, FigureChange, collect_changes, get_figure_value, list_figures
 from watcher.report.forgetting import MatrixCell, build_matrix
+from watcher.report.references import ReferenceTable, build_reference_table, list_curve, list_reference_lines
 from watcher.report.signal_and_noise import build_noise_data
 from watcher.status.reader import as_finite, as_list, as_object
 
@@ -91,6 +95,8 @@ def _build_stage_data(stage: StageReport, results: Path, pool: ProvenancePool) -
     evaluations = stage.evaluations
     # One list of figures for the stage, since all arrays of the page are parallel to it.
     figures = list_figures(stage)
+    references = build_reference_table(stage)
+    lines = {} if references is None else list_reference_lines(references)
     keys = [evaluation.key for evaluation in evaluations]
     return {
         "name": stage.name,
@@ -101,12 +107,58 @@ def _build_stage_data(stage: StageReport, results: Path, pool: ProvenancePool) -
         "awaited": stage.awaited,
         "noise": None if stage.summary is None else build_noise_data(stage.summary),
         "evaluations": [_build_evaluation_data(evaluation, results, pool) for evaluation in evaluations],
-        "figures": [_build_figure_data(figure, evaluations) for figure in figures],
+        "figures": [_build_figure_data(figure, evaluations) | _build_lines(lines, figure) for figure in figures],
+        "references": None if references is None else _build_reference_data(references, stage),
         "changes": {
             role: [_build_changes_data(evaluation, role, figures, stage.summary) for evaluation in evaluations]
             for role in BASELINE_ROLES
         },
     }
+
+
+def _build_lines(lines: Mapping[tuple[str, str, str], Sequence[tuple[str, float]]], figure: Figure) -> PageData:
+    """The references' values of a figure, as labelled lines of its chart."""
+    # Perplexities have no line: those of another tokenizer mean something else.
+    key = figure.measure or {"tier3_cf": "primary", TIER4: "rate"}.get(figure.tier, "")
+    known = lines.get((figure.tier, figure.name, key), ())
+    return {"r": [[name, _round_number(value)] for name, value in known]} if known else {}
+
+
+def _build_reference_data(table: ReferenceTable, stage: StageReport) -> PageData:
+    """The table of the newest step against other models, and the curve of bits per byte."""
+    bits = ("tier2_ppl", "", BITS_PER_BYTE)
+    curve = {evaluation.key: value for evaluation, value in list_curve(stage, bits)}
+    values = [_round_number(curve.get(evaluation.key)) for evaluation in stage.evaluations]
+    figure = {"tier": "tier2_ppl", "name": "", "measure": BITS_PER_BYTE, "lower": True, "metric": BITS_PER_BYTE}
+    lines = [[name, _round_number(value)] for name, value in list_reference_lines(table).get(bits, ())]
+    return {
+        "step": table.step,
+        "tokens": table.tokens,
+        "columns": [[name, tokens] for name, tokens in zip(table.names, table.reference_tokens, strict=True)],
+        "levels": table.levels,
+        "refused": list(table.refused),
+        "bits": figure | {"v": values, "e": [None] * len(values), "r": lines} if curve else None,
+        "rows": [
+            {
+                "tier": row.tier,
+                "name": row.name,
+                "label": row.label,
+                # As ``isShare`` of a figure: accuracies and rates.
+                "measure": "" if row.key in {"primary", "rate"} else row.key,
+                "lower": row.key not in {"primary", "rate"},
+                "cells": [None if effect is None else _encode_reference_effect(effect) for effect in row.effects],
+                "crossings": list(row.crossings),
+            }
+            for row in table.rows
+        ],
+    }
+
+
+def _encode_reference_effect(effect: Effect) -> list[Any]:
+    """[reference, step, delta, low, high, p, index of the verdict]."""
+    p = effect.p if effect.p_holm is None else effect.p_holm
+    numbers = (effect.baseline, effect.candidate, effect.delta, effect.low, effect.high, p)
+    return [*map(_round_number, numbers), VERDICTS.index(effect.verdict)]
 
 
 def _build_figure_data(figure: Figure, evaluations: Sequence[ReportedEvaluation]) -> PageData:

@@ -71,7 +71,7 @@ def _iter_figure_rows(evaluation: ReportedEvaluation) -> Iterator[ReportRow]:
 
 def _iter_difference_rows(evaluation: ReportedEvaluation) -> Iterator[ReportRow]:
     head = _build_key_columns(evaluation)
-    for comparison in evaluation.comparisons:
+    for comparison in (*evaluation.comparisons, *evaluation.references):
         baseline = comparison.baseline
         for figure, metric, effect in iter_effects(comparison):
             yield head | {

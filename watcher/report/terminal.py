@@ -15,6 +15,7 @@ from suites.contract.stage_summary import ForgottenFigure
 from watcher.report.data import TIER_LABELS, Report, ReportedEvaluation, StageReport
 from watcher.report.figures import Figure, FigureChange, collect_changes, find_newest, get_figure_value, list_figures
 from watcher.report.forgetting import build_matrix
+from watcher.report.references import print_reference_table
 from watcher.report.result_files import FigureValue
 from watcher.report.signal_and_noise import describe_window, list_noise_layouts
 from watcher.report.terminal_tables import make_table, make_text, print_layout
@@ -42,6 +43,7 @@ def print_report(report: Report, console: Console, *, details: bool, show_items:
     for stage in report.stages:
         console.print()
         _print_stage(stage, console)
+        print_reference_table(stage, console)
         for evaluation in stage.evaluations if details else ():
             print_evaluation(evaluation, stage, console)
     losses = build_matrix(report).list_forgotten()
@@ -158,8 +160,10 @@ def _print_stage(stage: StageReport, console: Console) -> None:
     # The overview has only the tiers' totals: entries are too many for a terminal's width.
     totals = [figure for figure in list_figures(stage) if not figure.name and not figure.measure]
     labels = [f"{TIER_LABELS[figure.tier]} {figure.metric.replace('all_checks_pass_rate', 'passed')}" for figure in totals]
-    comparisons = [evaluation.get_comparison("bridge") for evaluation in stage.evaluations]
-    states = [_render_state(evaluation) for evaluation in stage.evaluations]
+    # Another model's perplexity stands in no column beside ours.
+    evaluations = [evaluation for evaluation in stage.evaluations if evaluation.role != "reference"]
+    comparisons = [evaluation.get_comparison("bridge") for evaluation in evaluations]
+    states = [_render_state(evaluation) for evaluation in evaluations]
     has_states = any(state.plain for state in states)
     has_outcomes = any(comparison is not None and comparison.outcome for comparison in comparisons)
 
@@ -167,7 +171,7 @@ def _print_stage(stage: StageReport, console: Console) -> None:
         headings = [heading for number in shown for heading in (labels[number], f"vs bridge{separator}[95 %]")]
         ends = ["objectives"] * (has_outcomes and is_last) + ["state"] * (has_states and is_last)
         table = make_table("step", *headings, *ends, right=("step", *labels))
-        for evaluation, comparison, state in zip(stage.evaluations, comparisons, states, strict=True):
+        for evaluation, comparison, state in zip(evaluations, comparisons, states, strict=True):
             changes = collect_changes(comparison, stage.summary)
             unchanged = make_text("bridge" if evaluation.key == stage.bridge else "", "dim")
             cells: list[Text] = []
@@ -196,6 +200,8 @@ def _print_stage(stage: StageReport, console: Console) -> None:
 
 
 def _render_step(evaluation: ReportedEvaluation, stage: StageReport) -> Text:
+    if evaluation.role == "reference":
+        return make_text(evaluation.source)
     source = "" if evaluation.source == stage.name else f"{evaluation.source} "
     directory_suffix = f" {evaluation.directory}" if evaluation.role in {"average", "other"} else ""
     return make_text(f"{source}{evaluation.step}{directory_suffix}")

@@ -4,6 +4,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const TIERS = {tier2_ppl: "Perplexity", tier3_cf: "Accuracy", tier4_sft_native: "Instructions"};
 const ENTRY_TITLES = {tier2_ppl: "Slices", tier3_cf: "Tasks", tier4_sft_native: "Rates and categories"};
 const TIER_DESCRIPTIONS = {tier2_ppl: "perplexity, lower is better", tier3_cf: "primary accuracy, higher is better", tier4_sft_native: "share of prompts, higher is better"};
+const REFERENCE_TOKENS = ["--reference-1", "--reference-2", "--reference-3"];
 const BASELINE_NAMES = {bridge: "the bridge", previous: "the step before", best: "the best so far", last_member: "its last member", previous_average: "the average before"};
 const VERDICT_BADGES = {better: ["good", "▲", "better"], worse: ["bad", "▼", "worse"], hint: ["", "~", "hint"], no_change_seen: ["", "=", "no change seen"], too_few_items: ["", "?", "too few items"]};
 const OUTCOME_BADGES = {pass: ["good", "✓", "pass"], fail: ["bad", "✗", "fail"], inconclusive: ["", "~", "inconclusive"]};
@@ -76,7 +77,7 @@ const findNewestIndex = stage => { const ownEvaluations = stage.evaluations.map(
 // An average has one baseline of its own, whatever the steps are compared with.
 const getRole = evaluation => evaluation.role === "average" ? (evaluation.against.last_member ? "last_member" : "previous_average") : view.role;
 const getChange = (stage, index, figure, role = getRole(stage.evaluations[index])) => stage.changes[role][index]?.[stage.figures.indexOf(figure)] || null;
-const figureName = figure => figure.measure ? `${figure.name || "Gold answers"}, bits per byte` : figure.name || TIERS[figure.tier] || figure.tier;
+const figureName = figure => figure.measure === "bits_per_byte" ? "Text, bits per byte" : figure.measure ? `${figure.name || "Gold answers"}, bits per byte` : figure.name || TIERS[figure.tier] || figure.tier;
 const getOutcome = (stage, index) => index === null ? null : stage.evaluations[index].against.bridge?.outcome;
 
 // ---------------------------------------------------------------- charts
@@ -110,6 +111,17 @@ function drawRunChanges(chart, points) {
   }
   ctx.restore();
 }
+// Other models are level lines with their names: they have no steps.
+function drawReferenceNames(chart, figure) {
+  const {ctx, bbox} = chart;
+  ctx.save();
+  ctx.textAlign = "right";
+  (figure.r || []).forEach(([name, value], i) => {
+    ctx.fillStyle = getColour(REFERENCE_TOKENS[i % REFERENCE_TOKENS.length]);
+    ctx.fillText(name, bbox.left + bbox.width - 4, chart.valToPos(value, "y", true) - 4);
+  });
+  ctx.restore();
+}
 function formatAxisCounts(values) {
   const largest = Math.max(...values.filter(isKnown).map(Math.abs));
   const [size, unit] = [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]].find(([size, unit]) => largest >= (unit === "k" ? 1e4 : size)) || [1, ""];
@@ -129,8 +141,8 @@ function drawPlot(plot) {
   plot.points = points;
   const xs = points.map(point => point.x), ys = points.map(point => point.y), averageLine = points.map(point => point.average?.y ?? null);
   const high = points.map(point => point.y === null ? null : point.y + (point.e ?? 0)), low = points.map(point => point.y === null ? null : point.y - (point.e ?? 0));
-  const bridgeLine = xs.map(() => bridgeValue), choiceAlone = points.map(point => point.u ?? null);
-  const shownValues = [...[...high, ...low, ...averageLine].filter(isKnown), ...choiceAlone.filter(isKnown), ...(isKnown(bridgeValue) ? [bridgeValue] : [])];
+  const bridgeLine = xs.map(() => bridgeValue), choiceAlone = points.map(point => point.u ?? null), references = figure.r || [];
+  const shownValues = [...references.map(([, value]) => value), ...[...high, ...low, ...averageLine].filter(isKnown), ...choiceAlone.filter(isKnown), ...(isKnown(bridgeValue) ? [bridgeValue] : [])];
   const minimum = Math.min(...shownValues), maximum = Math.max(...shownValues), pad = (maximum - minimum) * 0.08 || Math.abs(maximum) * 0.02 || 0.01;
   const span = xs.length ? xs[xs.length - 1] - xs[0] : 0, edge = span * 0.03 || (xs[0] || 1) * 0.1;
   const axisColour = getColour("--soft"), gridColour = getColour("--line"), font = `${small ? 10.5 : 12}px system-ui, sans-serif`;
@@ -148,14 +160,15 @@ function drawPlot(plot) {
       {stroke: getColour("--bridge"), width: 1.5, dash: [6, 4], points: {show: false}},
       {stroke: getColour("--soft"), width: 1.5, dash: [2, 3], points: {show: false}},
       {stroke: getColour("--average"), width: 2, spanGaps: true, points: {show: true, size: small ? 4 : 6, fill: getColour("--average")}},
+      ...references.map((_, i) => ({stroke: getColour(REFERENCE_TOKENS[i % REFERENCE_TOKENS.length]), width: 1.5, points: {show: false}})),
     ],
     bands: [{series: [2, 3], fill: getColour("--band")}],
     axes: [
       {...axis, size: small ? 22 : 28, gap: 3, space: small ? 52 : 64, values: (_, values) => formatAxisCounts(values)},
       {...axis, size: small ? 46 : 54, gap: 4, space: small ? 26 : 34, values: (_, values, __, ___, gap) => values.map(value => formatTick(value, figure, gap))},
     ],
-    hooks: {setCursor: [chart => showReading(plot, chart.cursor.idx)], draw: [chart => drawRunChanges(chart, points)]},
-  }, [xs, ys, high, low, bridgeLine, choiceAlone, averageLine], element);
+    hooks: {setCursor: [chart => showReading(plot, chart.cursor.idx)], draw: [chart => drawRunChanges(chart, points), chart => drawReferenceNames(chart, figure)]},
+  }, [xs, ys, high, low, bridgeLine, choiceAlone, averageLine, ...references.map(([, value]) => xs.map(() => value))], element);
   plot.base = bridgeValue;
 }
 function showReading(plot, index) {
@@ -177,7 +190,7 @@ function describePlot({stage, figure}) {
   if (!points.length && newestAverage) return `${figureName(figure)}, ${stage.name}${averageText}.`;
   if (!points.length) return `${figureName(figure)}, ${stage.name}: not scored yet`;
   const first = points[0], last = points[points.length - 1], bridgeValue = stage.bridge === null ? null : figure.v[stage.bridge];
-  return `${figureName(figure)}, ${stage.name}, ${points.length} checkpoints: ${formatValue(first.y, figure)} at step ${first.evaluation.step}, ${formatValue(last.y, figure)} at step ${last.evaluation.step}` + (isKnown(bridgeValue) ? `; bridge: ${formatValue(bridgeValue, figure)}` : "") + averageText + describeChoiceAlone(last, figure) + listRunChanges(points).map(point => `; run ${point.evaluation.run} from step ${point.evaluation.step} on`).join("") + ". Left and right arrow keys read the points, up and down go to the other charts.";
+  return `${figureName(figure)}, ${stage.name}, ${points.length} checkpoints: ${formatValue(first.y, figure)} at step ${first.evaluation.step}, ${formatValue(last.y, figure)} at step ${last.evaluation.step}` + (isKnown(bridgeValue) ? `; bridge: ${formatValue(bridgeValue, figure)}` : "") + averageText + (figure.r || []).map(([name, value]) => `; ${name}: ${formatValue(value, figure)}`).join("") + describeChoiceAlone(last, figure) + listRunChanges(points).map(point => `; run ${point.evaluation.run} from step ${point.evaluation.step} on`).join("") + ". Left and right arrow keys read the points, up and down go to the other charts.";
 }
 const visibilityObserver = "IntersectionObserver" in window ? new IntersectionObserver(entries => { for (const entry of entries) if (entry.isIntersecting) { const plot = plots.find(candidate => candidate.element === entry.target); if (plot && !plot.chart) drawPlot(plot); } }, {rootMargin: "400px"}) : null;
 
@@ -323,7 +336,8 @@ function buildEvaluationTable(stage) {
   const totals = stage.figures.filter(figure => !figure.name && !figure.measure), element = h("div");
   const fill = () => {
     const heads = [{text: "step", n: true}, {text: "tokens", n: true}, ...totals.flatMap(figure => [{text: TIERS[figure.tier], n: true}, {text: "change [95 %]"}]), {text: "objectives"}, {text: "state", fixed: false}, {text: "more", fixed: true}];
-    const rows = stage.evaluations.map((evaluation, i) => ({
+    // Another model's perplexity stands in no column beside ours.
+    const rows = stage.evaluations.map((evaluation, i) => evaluation.role === "reference" ? null : ({
       keys: [evaluation.step, evaluation.tokens, ...totals.flatMap(figure => [figure.v[i], getChange(stage, i, figure)?.[0]]), getOutcome(stage, i) || null, evaluation.state],
       element: h("tr", {class: i === stage.bridge ? "base" : null},
         h("th", {scope: "row", class: "n"}, evaluation.source === stage.name ? evaluation.step : [h("span", {class: "soft"}, `${evaluation.source} `), evaluation.step], i === stage.bridge ? h("div", {class: "soft small"}, "bridge") : evaluation.role === "average" ? h("div", {class: "soft small"}, `average of ${evaluation.members.length}`) : evaluation.role === "other" ? h("div", {class: "soft small name"}, evaluation.directory) : null),
@@ -331,7 +345,7 @@ function buildEvaluationTable(stage) {
         totals.flatMap(figure => [h("td", {class: "n"}, formatValue(figure.v[i], figure), isKnown(figure.e[i]) ? h("span", {class: "soft"}, ` ± ${formatSize(figure.e[i], figure)}`) : null), h("td", null, renderChange(getChange(stage, i, figure), figure, {interval: true}))]),
         h("td", null, getOutcome(stage, i) ? badge(OUTCOME_BADGES[getOutcome(stage, i)]) : null), h("td", null, renderState(evaluation)),
         h("td", {class: "small"}, evaluation.links.map(([text, href]) => [h("a", {href, "aria-label": `${text} of ${stepLabel(stage, evaluation)}`}, text), " "]), h("button", {type: "button", class: "plain", "aria-label": `provenance of ${stepLabel(stage, evaluation)}`, onclick: () => showProvenance(stage, evaluation)}, "provenance"))),
-    }));
+    })).filter(row => row);
     const newest = findNewestIndex(stage), choice = newest === null ? null : stage.evaluations[newest].against[view.role]?.choice;
     element.replaceChildren(makeSortableTable(heads, rows, `Evaluations of ${stage.name}, changes against ${BASELINE_NAMES[view.role]}; those of averages against their last member`), ...(choice ? [h("p", {class: "meta choice"}, `${stepLabel(stage, stage.evaluations[newest])}: ${choice}`)] : []));
   };
@@ -383,6 +397,26 @@ function buildNoiseTable(stage) {
     makeSortableTable(heads, rows, `Signal and noise of ${stage.name}`));
 }
 
+function buildReferences(stage) {
+  const references = stage.references;
+  if (!references) return null;
+  const cells = (row, cell, i) => cell === null ? [h("td"), h("td"), h("td")] : [
+    h("td", {class: "n"}, formatValue(cell[0], row)),
+    h("td", null, renderChange([cell[2], cell[3], cell[4], cell[5], cell[6], false], row, {interval: true})),
+    h("td", {class: "small"}, row.crossings[i])];
+  const tokens = value => isKnown(value) ? `${formatCount(value)} tokens` : "tokens unknown";
+  return [h("h3", null, "Other models", h("small", null, "by text: what one tokenizer's tokens are worth says nothing of another's")),
+    references.bits ? h("div", {class: "plots"}, makeChart(stage, references.bits, false, true)) : null,
+    h("p", {class: "key"}, references.columns.map(([name], i) => h("span", {class: `reference-${i % REFERENCE_TOKENS.length + 1}`}, name))),
+    h("div", {class: "wide", tabindex: "0", role: "region", "aria-label": `You against other models, ${stage.name}`}, h("table", {class: "references"},
+      h("caption", {class: "soft"}, `You against them: step ${references.step}, ${tokens(references.tokens)}`),
+      h("thead", null, h("tr", null, h("th", {scope: "col"}, "Figure"), h("th", {scope: "col"}, "you"), references.columns.map(([name, count]) => [h("th", {scope: "col"}, name, h("div", {class: "soft small"}, tokens(count))), h("th", {scope: "col"}, "you minus it [95 %]"), h("th", {scope: "col"}, "overtaken")]))),
+      h("tbody", null, references.rows.map(row => h("tr", {class: row.name ? null : "total"}, h("th", {scope: "row", class: "name"}, row.label),
+        h("td", {class: "n"}, formatValue((row.cells.find(cell => cell !== null) || [])[1], row)), row.cells.map((cell, i) => cells(row, cell, i))))))),
+    h("p", {class: "meta"}, `${references.levels}. Intervals of a step are pointwise, by straight lines between evaluations.`),
+    references.refused.map(text => h("p", {class: "meta"}, `not compared: ${text}`))];
+}
+
 function buildStageSection(stage, number) {
   const last = findNewestIndex(stage), outcome = getOutcome(stage, last), bridge = stage.bridge === null ? null : stage.evaluations[stage.bridge];
   const totals = stage.figures.filter(figure => !figure.name), groups = [...new Set(stage.figures.map(figure => figure.tier))];
@@ -392,7 +426,7 @@ function buildStageSection(stage, number) {
     totals.length ? [h("h3", null, "Totals"), h("div", {class: "plots"}, totals.map((figure, i) => makeChart(stage, figure, false, i === 0))),
       h("p", {class: "key"}, h("span", null, "checkpoints of this stage"), h("span", {class: "error"}, "± one standard error"), bridge ? h("span", {class: "bridge"}, "the bridge") : null, stage.evaluations.some(evaluation => evaluation.role === "average") ? h("span", {class: "average"}, "averages of checkpoints' weights") : null)] : h("p", {class: "soft"}, "Nothing is scored yet."),
     groups.map(tier => { const figures = stage.figures.filter(figure => figure.tier === tier && figure.name && !figure.measure); return figures.length ? [h("h3", null, ENTRY_TITLES[tier], h("small", null, TIER_DESCRIPTIONS[tier])), h("div", {class: "plots many"}, figures.map((figure, i) => makeChart(stage, figure, true, i === 0)))] : null; }),
-    buildBitsCharts(stage), buildNoiseTable(stage), h("h3", null, "Evaluations"), buildEvaluationTable(stage), stage.figures.length ? buildFigureTable(stage) : null);
+    buildBitsCharts(stage), buildReferences(stage), buildNoiseTable(stage), h("h3", null, "Evaluations"), buildEvaluationTable(stage), stage.figures.length ? buildFigureTable(stage) : null);
 }
 
 // ---------------------------------------------------------------- answers

@@ -1,0 +1,55 @@
+"""Other models in the report: the table of the newest step against them, where curves overtake them, and rows of CSV."""
+
+import csv
+import io
+
+import pytest
+from click.testing import CliRunner
+
+from watcher.cli.app import main
+
+pytestmark = pytest.mark.scoring
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    from support.samples.reference_run import write_reference_run  # noqa: PLC0415  the login node has no numpy
+
+    sample = write_reference_run(tmp_path_factory.mktemp("run"))
+
+    def run(*arguments):
+        ended = CliRunner().invoke(main, ["report", *arguments, "--config", str(sample.config_file)], env={"COLUMNS": "200"})
+        assert ended.exit_code == 0, ended.output
+        return ended.output
+
+    return run
+
+
+def test_the_terminal_shows_the_newest_step_against_each_with_the_step_of_the_crossing(report):
+    text = report()
+    assert "step 300 (300k tokens) against small (11T tokens), large (tokens unknown)" in text
+    lines = {line.split("  ")[0].strip(): line for line in text.splitlines()}
+    assert "0.5000" in lines["tier 3 total, acc per char"]
+    assert "+0.1000" in lines["tier 3 total, acc per char"]
+    assert "ahead from step 233 on" in lines["tier 3 total, acc per char"]
+    assert "bits per byte" in lines["tier 2 total, bits per byte"]
+    assert "not compared: small: ppl: different tokenizer: theirs at the baseline, ours at the candidate: perplexities" in text
+    overview = text[: text.index("step 300 (")]
+    assert "reference" not in overview, "another model's perplexity stands in no column beside ours"
+
+
+def test_csv_has_their_figures_and_the_paired_differences(report):
+    rows = list(csv.DictReader(io.StringIO(report("--csv"))))
+    figures = [row for row in rows if row["role"] == "reference"]
+    assert {(row["source"], row["tokens_seen"]) for row in figures} == {
+        ("reference:small", str(11 * 10**12)),
+        ("reference:large", "0"),
+    }
+    differences = {
+        (row["evaluation"], row["metric"], row["against_evaluation"]): float(row["value"])
+        for row in rows
+        if row["against"] == "reference" and not row["name"]
+    }
+    assert differences["stage1/step_300", "delta_primary", "stage1/reference_small"] == pytest.approx(0.1)
+    assert ("stage1/step_300", "delta_bits_per_byte", "stage1/reference_large") in differences
+    assert not any(metric in {"delta_ppl", "delta_nll_per_token"} for _, metric, _ in differences)
