@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,8 +13,6 @@ from support.runs.scoring_jobs import run_scoring_in_process
 
 pytestmark = pytest.mark.scoring
 
-CLOSE = 1e-4
-"""Nats: of a log-likelihood."""
 PADDED_VOCAB = VOCAB + 16
 """Rows of the head: the tokenizer has fewer."""
 IDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
@@ -52,22 +49,6 @@ def read_json(path):
     return json.loads(path.read_text())
 
 
-def compare_with_plain_loop(published, model, tokenizer_folder):
-    tokenizer = plain_tiers.open_tokenizer(tokenizer_folder)
-    entry = read_json(published / "tier2_ppl.json")["slices"]["docs"]
-    nll, tokens = plain_tiers.compute_plain_nll(model, tokenizer)
-    assert entry["tokens"] == tokens
-    assert entry["nll_sum"] / tokens == pytest.approx(nll / tokens, abs=CLOSE)
-    rows = pq.read_table(published / "items" / "ours.parquet").to_pylist()
-    expected = plain_tiers.compute_plain_choices(model, tokenizer)
-    for row, values in zip(rows, expected, strict=True):
-        assert np.abs(np.subtract(row["ll"], values)).max() < CLOSE
-        assert row["pick_acc"] == int(np.argmax(values))
-    answers = [json.loads(line) for line in (published / "tier4_sft_native_generations.jsonl").read_text().splitlines()]
-    assert {row["name"]: row["tokens"] for row in answers} == plain_tiers.compute_plain_answers(model, answers)
-    assert max(len(row["tokens"]) for row in answers) > 1
-
-
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("llama", "qwen2", "neox", "gemma2", "mistral", "bloom")]
 
 
@@ -76,7 +57,7 @@ def test_all_tiers_are_those_of_a_plain_loop(name, tmp_path, tokenizer_folder):
     model = write_model(name, tmp_path / "models" / name, tokenizer_folder)
     published = score(tmp_path, tmp_path / "models" / name)
     assert published.name == name, "a model without a step is named after its folder"
-    compare_with_plain_loop(published, model, tokenizer_folder)
+    plain_tiers.compare_with_plain_loop(published, model, tokenizer_folder)
     head = read_json(published / "tier2_ppl.json")
     assert head["backend"] == ("direct" if name in {"llama", "qwen2"} else "transformers")
     assert head["checkpoint"]["tokens_seen"] is None

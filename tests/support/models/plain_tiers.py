@@ -3,12 +3,17 @@
 import json
 import math
 
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
 from support.models.hf_models import compute_plain_logprobs, generate_plainly
 
 SEQ_LEN = 96
+CLOSE = 1e-4
+"""Nats: of a log-likelihood."""
 DOCUMENTS = [
     "The loss falls at every step of the run, and nobody looks at it for weeks.\n" * 4,
     "def step(model, batch):\n    loss = model(batch).loss\n    loss.backward()\n    return loss\n" * 3,
@@ -59,11 +64,9 @@ def open_tokenizer(folder):
 
 def compute_plain_nll(model, tokenizer):
     """(sum of the negative log-likelihoods of all documents as one stream, predicted tokens)."""
-    stream = [
-        token
-        for text in DOCUMENTS
-        for token in (tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
-    ]
+    stream = []
+    for text in DOCUMENTS:
+        stream += [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     windows = [stream[start : start + SEQ_LEN + 1] for start in range(0, len(stream) - 1, SEQ_LEN)]
     return -math.fsum(float(compute_plain_logprobs(model, window).sum()) for window in windows), len(stream) - 1
 
@@ -87,3 +90,20 @@ def compute_plain_answers(model, rows):
 def set_one_thread():
     """So that parallel tests do not take each other's cores."""
     torch.set_num_threads(1)
+
+
+def compare_with_plain_loop(published, model, tokenizer_folder):
+    """Published tiers against the loops: log-likelihoods within CLOSE, and no pick and no token another."""
+    tokenizer = open_tokenizer(tokenizer_folder)
+    entry = json.loads((published / "tier2_ppl.json").read_text())["slices"]["docs"]
+    nll, tokens = compute_plain_nll(model, tokenizer)
+    assert entry["tokens"] == tokens
+    assert entry["nll_sum"] / tokens == pytest.approx(nll / tokens, abs=CLOSE)
+    rows = pq.read_table(published / "items" / "ours.parquet").to_pylist()
+    expected = compute_plain_choices(model, tokenizer)
+    for row, values in zip(rows, expected, strict=True):
+        assert np.abs(np.subtract(row["ll"], values)).max() < CLOSE
+        assert row["pick_acc"] == int(np.argmax(values))
+    answers = [json.loads(line) for line in (published / "tier4_sft_native_generations.jsonl").read_text().splitlines()]
+    assert {row["name"]: row["tokens"] for row in answers} == compute_plain_answers(model, answers)
+    assert max(len(row["tokens"]) for row in answers) > 1

@@ -10,11 +10,12 @@ from safetensors.torch import load_file, save_file
 from scoring.inference.generation import GenerationRequest, fit_shape, generate_answers
 from scoring.inference.loglikelihood import compute_token_logprobs
 from scoring.inference.prefix_tree import TokenSpan
-from scoring.model.loader import load_causal_lm
+from scoring.model.loader import load_averaged_lm, load_causal_lm, open_members
 from scoring.model.open_checkpoint import CheckpointSource, open_expected_checkpoint
 from scoring.model.transformers_loader import load_transformers_model
-from suites.checkpoint.completeness import open_checkpoint_shards
+from suites.checkpoint.completeness import compute_fingerprint, open_checkpoint_shards
 from suites.common.errors import ExitCode, UserError
+from suites.contract.averages import AverageMember
 from support.models.hf_models import (
     KNOWN,
     OTHERS,
@@ -68,6 +69,30 @@ def test_numbers_are_those_of_a_plain_loop(tmp_path, name):
     assert [answer.tokens for answer in answers] == expected
     # Models whose head stands alone give logits of the needed positions only.
     assert ours.description["split"] == (name != "opt")
+
+
+def test_an_average_is_of_the_stored_tensors(tmp_path):
+    """Both ways: this decoder's fused matrices, and transformers' own tensors."""
+    for name in ("llama", "gpt2"):
+        models = [make_hf_model(name), make_hf_model(name)]
+        for parameter in models[1].parameters():
+            parameter.data.mul_(0.5).add_(0.01)
+        folders = [save_hf_model(model, tmp_path / name / str(step)) for step, model in enumerate(models)]
+        members = [
+            AverageMember(step=step, weight=weight, checkpoint=str(folder), fingerprint=compute_fingerprint(folder))
+            for step, (folder, weight) in enumerate(zip(folders, (0.25, 0.75), strict=True))
+        ]
+        averaged = {
+            key: (0.25 * value.double() + 0.75 * models[1].state_dict()[key].double()).float()
+            for key, value in models[0].state_dict().items()
+        }
+        models[0].load_state_dict(averaged)
+        expected = compute_transformers_logits(models[0])
+        sources = open_members(members, as_stored=True)
+        ours = load_transformers_model(sources, device=torch.device("cpu"), dtype=torch.float32, padded_vocab="in_softmax")
+        assert torch.equal(compute_logits(ours), expected)
+        if name == "llama":
+            assert largest_difference(compute_logits(load_averaged_lm(members, device="cpu")), expected) < 5e-6
 
 
 def test_logits_are_fp32_where_weights_are_bfloat16(tmp_path):
