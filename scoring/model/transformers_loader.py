@@ -5,6 +5,7 @@ of a file that is truncated kills the process.
 """
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,10 @@ from suites.common.formatting import describe_error, format_names
 
 _OTHER_MODALITIES = ("vision", "visual", "image", "multi_modal", "mm_projector", "audio", "speech", "video")
 """Parts of the names of tensors that a model of text alone does not need."""
+
+
+_DERIVED_BUFFER = re.compile(r"(?:^|\.)(?:masked_bias|attention\.bias|inv_freq|position_ids)$")
+"""Names of buffers that older versions saved, and that follow from the config: causal masks, rope's frequencies, positions."""
 
 
 class _LazyTensor:
@@ -143,7 +148,7 @@ def _choose_class(config: Any, transformers: Any, folder: Path) -> Any:
 
 
 def _refuse_other_tensors(loading: Mapping[str, Any], folder: Path) -> list[str]:
-    """Tensors of other modalities, which are left out. Raises UserError for any other difference."""
+    """Tensors of other modalities and derived buffers, which are left out. Raises UserError for any other difference."""
     hint = "give the checkpoint as its training saved it"
     if missing := sorted(loading["missing_keys"]):
         raise make_cannot_score_error(folder, f"lacks {format_names(missing, limit=3)}, which the model needs", hint)
@@ -152,7 +157,9 @@ def _refuse_other_tensors(loading: Mapping[str, Any], folder: Path) -> list[str]
     if errors := loading.get("error_msgs"):
         raise make_cannot_score_error(folder, str(errors[0])[:300], hint)
     unexpected = sorted(loading["unexpected_keys"])
-    surplus = [name for name in unexpected if not any(part in name for part in _OTHER_MODALITIES)]
+    surplus = [
+        name for name in unexpected if not (any(part in name for part in _OTHER_MODALITIES) or _DERIVED_BUFFER.search(name))
+    ]
     if surplus:
         message = f"holds {format_names(surplus, limit=3)}, which the model of config.json does not have"
         raise make_cannot_score_error(folder, message, hint)

@@ -30,7 +30,10 @@ _MTIME_FILES = (("config.yaml", ("model_config.json",)), (CONFIG_FILE, (TRAINER_
 
 def detect_kind(names: frozenset[str], folder_name: str) -> CheckpointKind:
     """The kind of a folder with these entries; by its name where nothing in it tells yet."""
-    if "model_config.json" in names or ("config.yaml" in names and not has_hf_weights(names)):
+    # What a Nanotron save begins with, or has alone.
+    if names & {"model_config.json", "checkpoint_metadata.json", "model"} or (
+        "config.yaml" in names and not has_hf_weights(names)
+    ):
         return CheckpointKind.NANOTRON
     if CONFIG_FILE in names or SINGLE_FILE in names or is_unsupported(names) or is_trainer_folder_name(folder_name):
         return CheckpointKind.HF

@@ -76,12 +76,16 @@ def read_context_length(config: Mapping[str, Any]) -> int | None:
     return _find_size(config, "max_positions")
 
 
+_READ_BY_NOBODY = ("is_llama_config", "is_qwen2_config", "rope_interleaved", "transformers.js_config", "task_specific_params")
+"""Keys of converters and other programs: transformers' classes do not read them."""
+
+
 def parse_known_architecture(config: Mapping[str, Any]) -> Architecture | None:
     """The architecture of a Llama, Qwen2 or Starcoder2 whose every key is understood; None for any other model."""
     parse = _PARSERS.get(str(config.get("model_type")))
     if parse is None:
         return None
-    reader = ModelConfigReader(dict(config))
+    reader = ModelConfigReader({key: value for key, value in config.items() if key not in _READ_BY_NOBODY})
     try:
         architecture, head_dim = parse(reader), reader.read("head_dim")
     except UnscorableCheckpoint:  # a value that this reader does not take: transformers judges it

@@ -138,6 +138,8 @@ class HuggingFaceFolder:
         """The weight files; others that lie beside them are ignored."""
         files = {name: (tensor.file,) for name, tensor in self._stored_tensors.items()}
         used = {tensor.file for tensor in self._stored_tensors.values()}
+        if replaced := sorted(used - set(listing.model_files)):
+            raise IncompleteFile(f"{replaced[0]} is being replaced")
         return ShardSelection(files, None, (), tuple(sorted(set(listing.model_files) - used)))
 
     def require_step(self, metadata: CheckpointMetadata, step: int) -> None:

@@ -3,6 +3,7 @@
 Pickles run code when they are read; shards of FSDP and DeepSpeed, and adapters, are not a model by themselves.
 """
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -43,10 +44,14 @@ def is_unsupported(names: frozenset[str]) -> bool:
 
 
 def _describe(kind: str, name: str, folder: Path) -> str:
-    source = shlex.quote(str(folder))
+    return f"{_describe_command(kind, name, folder)}; copy the tokenizer, and config.json where it is missing, into {_OUTPUT}"
+
+
+def _describe_command(kind: str, name: str, folder: Path) -> str:
+    source, quoted, save = shlex.quote(str(folder)), json.dumps(str(folder)), f'save_pretrained("{_OUTPUT}")'
     match kind:
         case "adapter":
-            call = f"AutoPeftModelForCausalLM.from_pretrained({str(folder)!r}).merge_and_unload().save_pretrained({_OUTPUT!r})"
+            call = f"AutoPeftModelForCausalLM.from_pretrained({quoted}).merge_and_unload().{save}"
             return f"{name} is an adapter, not a model; merge it: {_python('from peft import AutoPeftModelForCausalLM', call)}"
         case "deepspeed":
             command = f"python {shlex.quote(str(folder / 'zero_to_fp32.py'))} {source} {_OUTPUT} --safe_serialization"
@@ -60,9 +65,9 @@ def _describe(kind: str, name: str, folder: Path) -> str:
             )
             return f"{name} is a pickle, which is never read; convert it: {command}"
         case "gguf":
-            call = f"AutoModelForCausalLM.from_pretrained({str(folder)!r}, gguf_file={name!r}).save_pretrained({_OUTPUT!r})"
+            call = f"AutoModelForCausalLM.from_pretrained({quoted}, gguf_file={json.dumps(name)}).{save}"
             return f"{name} is quantised, and only safetensors are read; convert it: {_python(_AUTO_MODEL, call)}"
-    call = f"AutoModelForCausalLM.from_pretrained({str(folder)!r}, dtype='auto').save_pretrained({_OUTPUT!r})"
+    call = f'AutoModelForCausalLM.from_pretrained({quoted}, dtype="auto").{save}'
     reason = "is a pickle, which is never read" if kind == "pickle" else "is of another framework, and only safetensors are read"
     return f"{name} {reason}; convert it: {_python(_AUTO_MODEL, call)}"
 

@@ -182,6 +182,24 @@ def test_tensors_of_other_modalities_are_left_out_and_said(tmp_path):
     assert load(folder).description["ignored"] == ["vision_tower.weight"]
 
 
+def test_old_names_and_derived_buffers_are_understood(tmp_path):
+    """As published GPT-2s have them: no prefix, causal masks among the weights."""
+    model = make_hf_model("gpt2")
+    folder = save_hf_model(model, tmp_path / "model")
+    tensors = {name.removeprefix("transformer."): tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    tensors |= {"h.0.attn.bias": torch.ones(1, 1, 8, 8), "h.0.attn.masked_bias": torch.tensor(-1e4)}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert torch.equal(compute_logits(load(folder)), compute_transformers_logits(model))
+
+
+def test_a_tied_model_with_a_head_of_its_own_is_transformers(tmp_path):
+    model = make_hf_model("llama, tied")
+    folder = save_hf_model(model, tmp_path / "model")
+    rewrite(folder, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}))
+    assert open_checkpoint_shards(folder).architecture.stored_parameters
+    assert torch.equal(compute_logits(load(folder)), compute_transformers_logits(model))
+
+
 def test_a_model_that_sees_later_tokens_is_refused(tmp_path):
     from transformers import BertConfig, BertLMHeadModel  # noqa: PLC0415  one test alone
 

@@ -16,8 +16,9 @@ from suites.checkpoint.completeness import (
 )
 from suites.checkpoint.contents import CheckpointKind
 from suites.checkpoint.folder_kind import detect_kind, read_mtimes, read_run_settings
+from suites.checkpoint.hf_config import parse_known_architecture
 from suites.checkpoint.layout import CheckpointLayout, detect_layout
-from support.models.hf_checkpoint import encode_safetensors, plan_hf_writes, write_hf_folder
+from support.models.hf_checkpoint import CONFIG, encode_safetensors, plan_hf_writes, write_hf_folder
 from support.models.nanotron_checkpoint import RawTensor, write_tiny_checkpoint
 
 SETTLE = 60.0
@@ -227,6 +228,60 @@ def test_what_cannot_become_right_is_unscorable(folder, case):
     found = judge(folder)
     assert found.kind is Completeness.UNSCORABLE, found.reason
     assert reason in found.reason
+
+
+PUBLISHED = {
+    "SmolLM2-1.7B": (
+        {
+            "is_llama_config": True,
+            "pretraining_tp": 1,
+            "rope_interleaved": False,
+            "rope_scaling": None,
+            "rope_theta": 130000,
+            "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}},
+        },
+        None,
+    ),
+    "Llama-3.2-1B": (
+        {
+            "head_dim": 4,
+            "rope_scaling": {
+                "factor": 32.0,
+                "high_freq_factor": 4.0,
+                "low_freq_factor": 1.0,
+                "original_max_position_embeddings": 8192,
+                "rope_type": "llama3",
+            },
+            "rope_theta": 500000.0,
+        },
+        "llama3",
+    ),
+}
+UNKNOWN = {
+    "a key that nobody knows": {"attn_logit_multiplier": 0.5},
+    "biases": {"attention_bias": True},
+    "another head": {"head_dim": 8},
+    "two ropes": {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+    "partial rope": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+    "dynamic rope": {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+    "no size": {"num_attention_heads": None},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configs_are_understood(name):
+    changes, kind = PUBLISHED[name]
+    config = {key: value for key, value in CONFIG.items() if key != "rope_parameters"}
+    architecture = parse_known_architecture({**config, **changes})
+    assert architecture.rope_theta == changes["rope_theta"]
+    assert (architecture.rope_scaling and architecture.rope_scaling.kind) == kind
+    # What is no open question stays when open questions are answered.
+    assert architecture.assume({}) == architecture
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_is_not_understood_is_left_to_transformers(name):
+    assert parse_known_architecture({**CONFIG, **UNKNOWN[name]}) is None
 
 
 def test_another_step_is_refused_by_name(tmp_path):
