@@ -81,6 +81,7 @@ class Explanation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     step: int
     source: str
     origin: str
+    average: Any
     checkpoint: str
     state: EvaluationState
     since: float
