@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from suites.common.formatting import strip_control_characters
-from watcher.cli.options import config_option, copy_environment, echo_paged, echo_text
+from watcher.cli.options import config_option, copy_environment, echo_paged, echo_text, wrap_for_terminal
 
 if TYPE_CHECKING:
     from watcher.config.settings import Config
@@ -49,12 +49,11 @@ def once(config: Path | None, *, dry_run: bool, as_json: bool) -> None:
         click.echo(json.dumps({"actions": tick_report.actions, "skipped": tick_report.skipped}, indent=2))
         return
     lines = [f"{action['action']} {action['evaluation']}: {action['reason']}" for action in tick_report.actions]
-    lines = [strip_control_characters(line) for line in lines or ["Nothing to do."]]
+    lines = lines or ["Nothing to do."]
     if dry_run:
-        lines += [strip_control_characters(f"skipped {skip['evaluation']}: {skip['reason']}") for skip in tick_report.skipped]
-    else:
-        lines += _describe_outcome(loaded)
-    echo_paged(lines)
+        lines += [f"skipped {skip['evaluation']}: {skip['reason']}" for skip in tick_report.skipped]
+    shown = [part for line in lines for part in wrap_for_terminal(strip_control_characters(line))]
+    echo_paged(shown if dry_run else shown + _describe_outcome(loaded))
     for warning in tick_report.warnings:
         echo_text(f"warning: {warning}", err=True)
 

@@ -50,8 +50,8 @@ def doctor(config: Path | None, *, offline: bool, as_json: bool) -> None:
         done.append(check)
         counts[check.verdict] += 1
         if not as_json:
-            click.echo(f"{check.verdict:<8} ", nl=False)
-            echo_text(f"{check.name}: {check.message}{'; ' if check.hint else ''}{check.hint}")
+            line = f"{check.name}: {check.message}{'; ' if check.hint else ''}{check.hint}"
+            echo_text(line, prefix=f"{check.verdict:<8} ")
             sys.stdout.flush()  # a check may take minutes
     elapsed_seconds = time.monotonic() - started
     if as_json:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,15 +108,29 @@ def find_shown_state(config: Path | None, error: UserError) -> StatePaths:
     return paths
 
 
-def echo_text(line: str, *, err: bool = False) -> None:
+def echo_text(line: str, *, err: bool = False, prefix: str = "") -> None:
     """Print a line without control characters, to stderr if ``err``.
 
-    Its indentation stays; other white space becomes one space.
+    ``prefix`` and the line's indentation stay; other white space becomes one space.
     """
     from suites.common.formatting import strip_control_characters  # noqa: PLC0415
 
     indent = " " * (len(line) - len(line.lstrip(" ")))
-    click.echo(indent + strip_control_characters(line), err=err)
+    click.echo(
+        "\n".join(wrap_for_terminal(prefix + indent + strip_control_characters(line), hanging=len(prefix), err=err)), err=err
+    )
+
+
+def wrap_for_terminal(line: str, *, hanging: int = 0, err: bool = False) -> list[str]:
+    """The line between whose words a terminal breaks it; in a pipe, the line as it is.
+
+    ``hanging``: columns that its further lines are indented by, at least four more than the first.
+    """
+    if not (sys.stderr if err else sys.stdout).isatty():
+        return [line]
+    indent = " " * max(hanging, len(line) - len(line.lstrip(" ")) + 4)
+    width = shutil.get_terminal_size().columns
+    return textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def echo_json(**fields: Any) -> None:
@@ -124,10 +139,10 @@ def echo_json(**fields: Any) -> None:
 
 
 def make_console() -> "Console":
-    """A console for tables. NO_COLOR and a pipe leave out colours."""
+    """A console for tables. NO_COLOR and a pipe leave out colours and bold."""
     from rich.console import Console  # noqa: PLC0415
 
-    return Console(highlight=False, emoji=False, markup=False, soft_wrap=False)
+    return Console(highlight=False, emoji=False, markup=False, soft_wrap=False, color_system="auto" if has_colors() else None)
 
 
 def echo_paged(lines: Sequence[str]) -> None:

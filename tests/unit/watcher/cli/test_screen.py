@@ -79,3 +79,27 @@ def test_a_command_in_a_reason_is_never_cut_and_eighty_columns_hold_everything()
     lines = run_watcher("status").stdout.splitlines()
     assert HINT in " ".join(" ".join(lines).split())
     assert max(len(line) for line in lines if "/" not in line) <= 80
+
+
+@pytest.mark.usefixtures("config_folder")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("status",),
+        ("list",),
+        ("why", "stage1", "900"),
+        ("enqueue", "stage1", "7", "300"),
+        ("pause", "stage1", "--reason", "the file system is being moved to another building, which takes until Monday"),
+        ("once", "--dry-run"),
+        ("report",),
+        ("completion", "--help"),
+        ("try", "--help"),
+    ],
+)
+def test_a_terminal_of_eighty_columns_holds_every_line_and_breaks_no_word(command):
+    publish_daemon_status(record(7, "blocked", reason="sbatch refused", hint=HINT))
+    shown = show(*command, NO_COLOR="1", DEMO_DATA="/d").splitlines()
+    assert shown
+    # A path has no place where it could be broken.
+    assert max((len(line) for line in shown if "/" not in line), default=0) <= 80
+    assert "\x1b" not in "".join(shown)
