@@ -7,7 +7,7 @@ an error message.
 import math
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -127,14 +127,15 @@ def _read_into(folder: Path, shard: Shard, offset_bytes: int, destination: torch
         raise make_changed_error(folder, f"changed or vanished: {describe_error(error)}") from error
 
 
-def average_tensors(members: Iterable[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+def average_tensors(members: Iterator[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
     """The weighted mean of tensors of one shape, in the last one's type.
 
     Each member is taken when the one before it is added, so two tensors exist at a time: the sum and one member.
     """
     total = torch.empty(0, dtype=SUM_DTYPE)
     dtype = SUM_DTYPE
-    for tensor, weight in zip(members, weights, strict=True):
+    for weight in weights:
+        tensor = next(members)  # zip would hold the one before until this one is read
         if not total.numel():
             total = torch.zeros(tensor.shape, dtype=SUM_DTYPE)
         dtype = tensor.dtype

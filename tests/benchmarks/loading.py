@@ -1,6 +1,8 @@
 """Host memory that loading a checkpoint takes beyond imports (and, on a CPU, beyond the weights themselves).
 
-    PYTHONPATH=tests python -m benchmarks.loading [--gigabytes 1] [--device cpu|cuda] [--folder /tmp]
+    PYTHONPATH=tests python -m benchmarks.loading [--gigabytes 1] [--device cpu|cuda] [--folder /tmp] [--members 4]
+
+With ``--members`` an average of so many checkpoints is loaded; beside it may be the float64 sum of a tensor and one member's.
 
 Each load runs in a process of its own that has loaded a tiny checkpoint before, so that imports and first uses are not counted.
 The peak is the kernel's (VmHWM of /proc/self/status, reset before the load).
@@ -17,7 +19,10 @@ from pathlib import Path
 
 import torch
 
-from scoring.model.loader import load_causal_lm
+from scoring.model.loader import load_averaged_lm, load_causal_lm
+from scoring.model.tensor_reader import SUM_DTYPE
+from suites.checkpoint.completeness import compute_fingerprint
+from suites.contract.averages import AverageMember
 from support.models.nanotron_checkpoint import BYTE_LEVEL_CONFIG, list_tensor_shapes, write_checkpoint, write_tiny_checkpoint
 
 MIB = 1 << 20
@@ -52,18 +57,29 @@ def read_memory_bytes(name):
     raise LookupError(name)
 
 
-def measure_load_memory(folder, warm, *, device, dtype):
+def load(folder, *, device, dtype, members):
+    """The checkpoint, or the average of it with itself ``members`` times: what is read counts, not what it is."""
+    if members == 1:
+        return load_causal_lm(folder, device=device, dtype=dtype)
+    member = AverageMember(step=20, weight=1 / members, checkpoint=str(folder), fingerprint=compute_fingerprint(folder))
+    return load_averaged_lm([member] * members, device=device, dtype=dtype)
+
+
+def measure_load_memory(folder, warm, *, device, dtype, stored, members=1):
     """Bytes that one load took, in this process."""
     torch.set_num_threads(1)
-    load_causal_lm(warm, device=device, dtype=dtype)
+    load(warm, device=device, dtype=dtype, members=members)
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from what is used now
     before = read_memory_bytes("VmRSS")
-    model = load_causal_lm(folder, device=device, dtype=dtype)
+    model = load(folder, device=device, dtype=dtype, members=members)
     peak = read_memory_bytes("VmHWM") - before
     parameters = {parameter.data_ptr(): parameter for parameter in (*model.body.parameters(), model.head)}
     sizes = [parameter.numel() * parameter.element_size() for parameter in parameters.values()]
     weights = sum(sizes) if device == "cpu" else 0
     largest = max(sizes)
+    if members > 1:
+        values = max(parameter.numel() for parameter in parameters.values())
+        largest = values * (SUM_DTYPE.itemsize + getattr(torch, stored).itemsize)
     return {
         "peak": peak,
         "weights": sum(sizes),
@@ -75,13 +91,13 @@ def measure_load_memory(folder, warm, *, device, dtype):
     }
 
 
-def measure_loading_cases(gigabytes, device, base, cases=LOADING_CASES):
+def measure_loading_cases(gigabytes, device, base, cases=LOADING_CASES, members=1):
     """A row for each case."""
     rows = []
     for stored, loaded, tp in cases:
         with tempfile.TemporaryDirectory(dir=base) as folder:
             here = [sys.executable, "-P", __file__, "--gigabytes", str(gigabytes), "--device", device]
-            case = ["--stored", stored, "--loaded", loaded, "--tp", str(tp)]
+            case = ["--stored", stored, "--loaded", loaded, "--tp", str(tp), "--members", str(members)]
             environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
             subprocess.run([*here, *case, "--write", f"{folder}/big/20"], check=True, env=environment)
             measuring = [*here, *case, "--measure", f"{folder}/big/20"]
@@ -96,6 +112,7 @@ def main():
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--folder", default=None)
+    parser.add_argument("--members", type=int, default=1)
     parser.add_argument("--stored", help=argparse.SUPPRESS)
     parser.add_argument("--loaded", help=argparse.SUPPRESS)
     parser.add_argument("--tp", type=int, help=argparse.SUPPRESS)
@@ -107,15 +124,17 @@ def main():
         return 0
     if given.measure:
         warm = write_tiny_checkpoint(given.measure.parent.parent / "warm" / "20", 20)
-        print(json.dumps(measure_load_memory(given.measure, warm, device=given.device, dtype=given.loaded)))
+        measured = {"device": given.device, "dtype": given.loaded, "stored": given.stored, "members": given.members}
+        print(json.dumps(measure_load_memory(given.measure, warm, **measured)))
         return 0
     what = "imports and weights" if given.device == "cpu" else "imports"
-    rows = measure_loading_cases(given.gigabytes, given.device, given.folder)
+    rows = measure_loading_cases(given.gigabytes, given.device, given.folder, members=given.members)
+    tensors = "largest tensor" if given.members == 1 else "sum and member of the largest tensor"
     for row in rows:
         print(
             f"{row['stored']} tp={row['tp']} -> {row['loaded']} on {given.device}: {row['bytes'] / 1e9:.2f} GB in"
             f" {row['seconds']:.2f} s, {row['beyond'] / MIB:.0f} MiB beyond {what}"
-            f" (largest tensor {row['largest_tensor'] / MIB:.0f} MiB, allowed {row['allowed'] / MIB:.0f} MiB)"
+            f" ({tensors} {row['largest_tensor'] / MIB:.0f} MiB, allowed {row['allowed'] / MIB:.0f} MiB)"
         )
     return int(any(row["beyond"] > row["allowed"] for row in rows))
 

@@ -63,3 +63,10 @@ def test_what_was_read_and_is_not_yet_a_weight_is_one_tensor_at_most(elsewhere, 
         most.append(held.most)
     stored = max(parameter.numel() for parameter in (*model.body.parameters(), model.head)) * 4
     assert stored <= min(most) <= 1.2 * stored
+
+
+@pytest.mark.parametrize("stored", [pytest.param("bfloat16", marks=pytest.mark.slow), "float32"])
+def test_an_average_of_four_holds_two_tensors_besides_the_weights(stored, tmp_path):
+    (row,) = measure_loading_cases(0.15, "cpu", tmp_path, [(stored, "float32", 2)], members=4)
+    assert row["weights"] >= 0.2e9
+    assert row["beyond"] <= 1.2 * row["largest_tensor"] + 24 * MIB
