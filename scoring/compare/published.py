@@ -21,6 +21,13 @@ class NoScoresError(UserError):
     """The evaluation has no tier file."""
 
 
+class _MemberHead(msgspec.Struct):
+    """What is read of a member of an average."""
+
+    step: int
+    weight: float
+
+
 class _CheckpointHead(msgspec.Struct):
     """What is read of a tier file's ``checkpoint``."""
 
@@ -28,6 +35,7 @@ class _CheckpointHead(msgspec.Struct):
     source_stage: str
     fingerprint: str
     tokens_seen: int | None = None
+    average: list[_MemberHead] = []
 
 
 class _TierFile(msgspec.Struct):

@@ -123,6 +123,7 @@ def _build_run_metadata(request: ScoringRequest, run_info: RunInfo, parts: Seque
     """The fields of the results file that do not depend on tasks."""
     head = {"stage": request.stage, "source_stage": request.source_stage, "step": request.step, "scorer_version": SCORER_VERSION}
     head |= {"fingerprint": request.fingerprint, "tokens_seen": run_info.tokens_seen, "tokenizer": run_info.tokenizer["id"]}
+    head |= request.describe_average()
     versions = provenance.collect_versions()
     return {
         "config": {

@@ -1,6 +1,7 @@
 """Published scores as points of curves, for TensorBoard and W&B.
 
-The axis is the step or the tokens seen. A stage is a run; the bridge, whose steps belong to another stage, is a run beside it.
+The axis is the step or the tokens seen. A stage is a run; the bridge, whose steps belong to another stage, is a run beside it,
+and so are averages of checkpoints.
 Exporting the same scores again changes nothing.
 
     DIR/<stage>/events.out.tfevents.<step>.<directory>           TensorBoard: one file an evaluation, so that late ones fit in
@@ -26,7 +27,7 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
     """The values of one evaluation."""
 
     run: str
-    """``stage2`` or ``stage2_bridge``."""
+    """``stage2``, ``stage2_bridge``, or ``stage2_avg4`` for averages."""
     directory: str
     step: int
     tokens_seen: int | None
@@ -88,13 +89,24 @@ def _build_point(evaluation: PublishedEvaluation, warn: Callable[[str], None]) -
     if comparison is not None:
         values |= _iter_deltas(comparison)
     return CurvePoint(
-        run=info.stage if info.source_stage == info.stage else f"{info.stage}_bridge",
+        run=_name_run(evaluation),
         directory=info.directory,
         step=info.step,
         tokens_seen=info.tokens_seen,
         unix_time=max(evaluation.paths.tier_json(tier).stat().st_mtime for tier in evaluation.documents),
         values=values,
     )
+
+
+def _name_run(evaluation: PublishedEvaluation) -> str:
+    """The run of an evaluation: its stage's, or a run beside it for bridges and for each kind of average."""
+    info = evaluation.info
+    name = info.stage if info.source_stage == info.stage else f"{info.stage}_bridge"
+    members = next(iter(evaluation.documents.values()))["checkpoint"].get("average") or []
+    if not members:
+        return name
+    is_uniform = len({member["weight"] for member in members}) == 1
+    return f"{name}_avg{len(members)}" + ("" if is_uniform else "_weighted")
 
 
 _ENTRY_METRICS = {

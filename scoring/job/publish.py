@@ -28,7 +28,8 @@ def refuse_unmanaged_results(request: ScoringRequest) -> None:
         path = request.paths.tier_json(tier)
         verdict = check_tier_file(path, tier=tier, fingerprint=request.fingerprint, suite_digest=digest, names=names)
         if verdict.kind == "foreign":
-            hint = f"run watcher retry {request.stage} {request.step} --force, which moves it to superseded/"
+            name = f" --name {request.directory}" if request.average else ""
+            hint = f"run watcher retry {request.stage} {request.step}{name} --force, which moves it to superseded/"
             raise UserError("these are results of another program", location=path, hint=hint, code=ExitCode.CANNOT_WRITE)
 
 

@@ -141,7 +141,7 @@ def block_on_conflict(
         evaluation=record.key,
         reason=f"another training than its stage's: {comparison.conflict}",
         reason_kind=ReasonKind.TOKENIZER,
-        hint=f"Set stages.{stage}.tokenizer, or run watcher retry {stage} {record.step} --force to score it all the same",
+        hint=f"Set stages.{stage}.tokenizer, or run watcher retry {record.arguments} --force to score it all the same",
         compared_with=comparison.compared_with,
         **content._asdict(),
     )

@@ -1,5 +1,6 @@
 """Curves for TensorBoard and W&B: read back by their own readers, and written once."""
 
+import json
 import shutil
 import warnings
 
@@ -84,6 +85,17 @@ def test_a_bridge_is_a_run_of_its_own_and_deltas_to_it_are_curves(tmp_path):
     own = read_back(tmp_path / "tb" / "stage2")
     assert own["delta_to_bridge/tier3_cf/primary"] == [(100, pytest.approx(0.2))]
     assert own["delta_to_bridge/tier3_cf/ours/acc"] == [(100, pytest.approx(0.2))]
+
+
+@pytest.mark.parametrize(("weights", "run"), [((0.5, 0.5), "stage1_avg2"), ((0.25, 0.75), "stage1_avg2_weighted")])
+def test_averages_are_a_run_of_their_own(weights, run, tmp_path):
+    paths = EvaluationPaths(tmp_path / "stage1", "step_60_avg2")
+    shutil.copytree(find_real_results(60).folder, paths.folder)
+    for tier in ("tier2_ppl", "tier3_cf"):
+        document = json.loads(paths.tier_json(tier).read_text())
+        document["checkpoint"]["average"] = [{"step": 40 + n, "weight": weight} for n, weight in enumerate(weights)]
+        paths.tier_json(tier).write_text(json.dumps(document))
+    assert [(point.run, point.step) for point in curves.collect_points(tmp_path)] == [(run, 60)]
 
 
 def test_what_cannot_be_exported_is_one_line(tmp_path, capsys):

@@ -6,12 +6,16 @@ import pytest
 import torch
 
 from scoring.model import tensor_reader
-from scoring.model.loader import load_averaged_lm, load_causal_lm
+from scoring.model.loader import load_averaged_lm, load_causal_lm, open_members
+from scoring.model.open_checkpoint import CheckpointSource, open_expected_checkpoint
+from scoring.model.transformers_loader import load_transformers_model
 from suites.checkpoint.completeness import compute_fingerprint
 from suites.common.errors import ExitCode, UserError
 from suites.contract.averages import AverageMember, decay_weights, normalize_weights
+from support.models.hf_models import make_hf_model, save_hf_model
 from support.models.moe import convert_moe, make_qwen2_moe
 from support.models.nanotron_checkpoint import list_tensor_shapes, make_tiny_checkpoint_arguments, write_checkpoint
+from support.models.transformers_parity import compute_logits
 
 pytestmark = pytest.mark.scoring
 torch.set_num_threads(1)
@@ -172,3 +176,39 @@ def test_the_pinned_copy_of_a_deleted_member_is_read(folders, tmp_path):
     pinned = folders[0].rename(tmp_path / "pins" / folders[0].name)
     members[0] = msgspec.structs.replace(members[0], pinned=str(pinned))
     assert_same_bits(load_averaged_lm(members, device="cpu"), expected)
+
+
+def test_hugging_face_checkpoints_are_averaged_too(tmp_path):
+    models = [make_hf_model("llama") for _ in range(3)]
+    for number, model in enumerate(models):
+        torch.manual_seed(number)
+        for parameter in model.parameters():
+            parameter.data = torch.randn_like(parameter)
+    folders = [save_hf_model(model, tmp_path / f"checkpoint-{step}") for model, step in zip(models, STEPS, strict=False)]
+    expected = average_with_numpy([dict(model.state_dict()) for model in models], normalize_weights([1, 1, 2]))
+    models[-1].load_state_dict(expected)
+    saved = save_hf_model(models[-1], tmp_path / "saved" / "checkpoint-40")
+    members = [
+        AverageMember(step=step, weight=weight, checkpoint=str(folder), fingerprint=compute_fingerprint(folder))
+        for folder, weight, step in zip(folders, normalize_weights([1, 1, 2]), STEPS, strict=False)
+    ]
+    assert_same_bits(load_averaged_lm(members, device="cpu"), load_causal_lm(saved, device="cpu"))
+
+
+def test_transformers_own_models_are_averaged_too(tmp_path):
+    models = [make_hf_model("gpt2") for _ in range(2)]
+    for number, model in enumerate(models):
+        torch.manual_seed(number)
+        for parameter in model.parameters():
+            parameter.data = torch.randn_like(parameter)
+    folders = [save_hf_model(model, tmp_path / f"checkpoint-{step}") for model, step in zip(models, STEPS, strict=False)]
+    models[1].load_state_dict(average_with_numpy([dict(model.state_dict()) for model in models], normalize_weights([1, 3])))
+    saved = save_hf_model(models[1], tmp_path / "saved" / "checkpoint-20")
+    members = [
+        AverageMember(step=step, weight=weight, checkpoint=str(folder), fingerprint=compute_fingerprint(folder))
+        for folder, weight, step in zip(folders, normalize_weights([1, 3]), STEPS, strict=False)
+    ]
+    how = {"device": torch.device("cpu"), "dtype": torch.float32, "padded_vocab": "in_softmax"}
+    source = CheckpointSource(saved, open_expected_checkpoint(saved, None, as_stored=True))
+    ours, theirs = (load_transformers_model(sources, **how) for sources in (open_members(members, as_stored=True), (source,)))
+    assert torch.equal(compute_logits(ours), compute_logits(theirs))
