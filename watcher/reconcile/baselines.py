@@ -102,9 +102,7 @@ def _build_average_request(
     record: EvaluationRecord, scored: Sequence[EvaluationRecord], evaluation_refs: Mapping[str, EvaluationRef]
 ) -> CompareRequest | None:
     """An average against its last member and the average before it, a single look each; None without both."""
-    last_member = next(
-        (each for each in scored if (each.source, each.step) == (record.source, record.step) and not each.average), None
-    )
+    last_member = next((each for each in scored if each.checkpoint == record.checkpoint and not each.average), None)
     weights = [member.weight for member in record.average]
     alike = [
         each

@@ -44,7 +44,7 @@ def add_average(sample, step, *, copied_from):
         step=step,
         directory=directory,
         origin="schedule",
-        checkpoint=f"/c/{step}",
+        checkpoint=f"/scratch/ckpts/stage1/{step}",
         average=members,
         average_name="avg2",
         average_rule="last 2",
