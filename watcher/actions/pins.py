@@ -15,6 +15,7 @@ from pathlib import Path
 from suites.checkpoint.completeness import compute_fingerprint, list_scoring_files
 from suites.common.atomic_files import fsync_folder
 from suites.common.errors import UserError
+from suites.definitions.tokenizer_files import list_tokenizer_files
 from watcher.config.settings import Config
 from watcher.core.evaluation import Pin
 
@@ -47,7 +48,9 @@ def pin_checkpoint(checkpoint: Path, fingerprint: str, key: str, roots: Iterable
     A Pin without a folder says why there is none. Raises OSError, or UserError (changed), where the checkpoint itself is
     being deleted.
     """
-    files = list_scoring_files(checkpoint)
+    # The tokenizer of a Hugging Face checkpoint lies beside its weights, and may be the stage's.
+    tokenizer_files = {name: (checkpoint / name).stat().st_size for name in list_tokenizer_files(checkpoint)}
+    files = {**tokenizer_files, **list_scoring_files(checkpoint)}
     size_bytes = sum(files.values())
     # Links keep deleted checkpoints on disk, so a quota could fill up unnoticed.
     if size_bytes > available_bytes:

@@ -9,7 +9,7 @@ from watcher.attempts.journal_events import CheckpointContent
 from watcher.core import events, stage_events
 from watcher.core.evaluation import EvaluationRecord, StageSettings
 from watcher.core.reasons import ReasonKind
-from watcher.core.snapshot import Snapshot, StageRequirements
+from watcher.core.snapshot import Snapshot, StageRequirements, select_inspection
 from watcher.journal.replay import JournalState
 
 
@@ -29,27 +29,27 @@ def make_stage_facts_events(snapshot: Snapshot, journal_state: JournalState) -> 
 
     They are journaled before anything depends on them: a bridge that is scored later uses the same.
     """
-    first_records: dict[str, EvaluationRecord] = {}
+    first_inspections: dict[str, tuple[EvaluationRecord, Inspection]] = {}
     for record in journal_state.records.values():
         known = journal_state.stage_settings.get(record.stage)
-        inspection = snapshot.inspections.get(record.checkpoint)
+        inspection = select_inspection(record, snapshot.inspections)
         if not _is_stage_checkpoint(record) or inspection is None or inspection.fingerprint is None:
             continue
         # A checkpoint that is written anew may belong to another training run, so its old facts say nothing.
         is_rewritten = known is not None and (
             known.checkpoint == record.checkpoint and known.fingerprint != inspection.fingerprint
         )
-        is_first = record.stage not in first_records or record.step < first_records[record.stage].step
+        is_first = record.stage not in first_inspections or record.step < first_inspections[record.stage][0].step
         is_needed = known is None or _has_lost_tokenizer(known, inspection, snapshot)
         if is_rewritten or (is_needed and is_first):
-            first_records[record.stage] = record
+            first_inspections[record.stage] = record, inspection
     return [
         stage_events.StageFactsRead(
             stage=record.stage,
-            facts=_extract_facts(record.checkpoint, snapshot.inspections[record.checkpoint], snapshot),
+            facts=_extract_facts(record.checkpoint, inspection, snapshot),
             reason=record.key,
         )
-        for record in first_records.values()
+        for record, inspection in first_inspections.values()
     ]
 
 

@@ -107,7 +107,7 @@ def test_a_rewritten_checkpoint_is_scored_again(sft):
 
 def test_a_pin_keeps_a_rotated_checkpoint_until_it_is_scored(watched):
     watched.config = msgspec.structs.replace(watched.config, pin=True)
-    watched.configure(stage1={"steps": STEPS, "layout": LAYOUT, "tokenizer": "byte-level"})
+    watched.configure(stage1={"steps": STEPS, "layout": LAYOUT})
     watched.executor.unreachable = "away"
     write(watched, 500)
     watched.tick(2)
@@ -117,3 +117,4 @@ def test_a_pin_keeps_a_rotated_checkpoint_until_it_is_scored(watched):
     (request,) = read_requests(watched)
     assert request.pinned is not None
     assert request.pinned.endswith("/checkpoint-500")
+    assert request.tokenizer == request.pinned, "the tokenizer went with the checkpoint, and is pinned with it"
