@@ -84,6 +84,11 @@ def enqueue(
 
     loaded, target_stage = load_stage(config, stage)
     steps = parse_steps(step_arguments)
+    if average is None and weights is not None:
+        raise UserError("weights of no average", location="--weights", hint="name the steps with --average")
+    members = None if average is None else parse_average(average, weights)
+    if members is not None:
+        _refuse_odd_average(members.steps, steps, has_checkpoint=checkpoint is not None, as_bridge=as_bridge)
     if source is not None:
         get_stage(source, loaded, "--from")
     if checkpoint is not None:
@@ -93,11 +98,6 @@ def enqueue(
     if not steps:
         hint = "give at least one STEP, --bridge or --checkpoint DIR"
         raise UserError("no step given", location=f"enqueue {stage}", hint=hint)
-    if average is None and weights is not None:
-        raise UserError("weights of no average", location="--weights", hint="name the steps with --average")
-    members = None if average is None else parse_average(average, weights)
-    if members is not None:
-        _refuse_odd_average(members.steps, steps, has_checkpoint=checkpoint is not None, as_bridge=as_bridge)
     if name is not None and len(steps) > 1:
         raise UserError(f"one name for {len(steps)} steps", location="--name", hint="use it with one STEP")
     submit_request(
