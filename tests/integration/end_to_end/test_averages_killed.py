@@ -1,5 +1,6 @@
 """A real daemon is SIGKILLed while it pins the members of an average, submits it and releases them: scored once, nothing left."""
 
+import os
 import shutil
 import signal
 
@@ -26,7 +27,7 @@ class AveragedRun(FakeSlurmRun):
 
     def is_settled(self):
         # A pin may be released a tick after the scores: a tick takes half a poll at most.
-        return super().is_settled() and not any(path.is_file() for path in (self.state / "pins").rglob("*"))
+        return super().is_settled() and not any(files for _, _, files in os.walk(self.state / "pins"))
 
 
 def life(root, kill_at):
