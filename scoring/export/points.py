@@ -6,6 +6,7 @@ Exporting the same scores again changes nothing.
 
     DIR/<stage>/events.out.tfevents.<step>.<directory>           TensorBoard: one file an evaluation, so that late ones fit in
     DIR/<stage>_bridge/events.out.tfevents.<step>.<directory>
+    DIR/<stage>_reference_NAME/events.out.tfevents.0.<directory>
     DIR/wandb/offline-run-*                                      W&B: one run a stage; ``wandb sync`` sends it
     DIR/exported.json                                            W&B: digests of the exported runs
 """
@@ -27,7 +28,7 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
     """The values of one evaluation."""
 
     run: str
-    """``stage2``, ``stage2_bridge``, or ``stage2_avg4`` for averages."""
+    """``stage2``, ``stage2_bridge``, ``stage2_avg4`` for averages, or ``stage2_reference_NAME`` for another model."""
     directory: str
     step: int
     tokens_seen: int | None
@@ -99,8 +100,11 @@ def _build_point(evaluation: PublishedEvaluation, warn: Callable[[str], None]) -
 
 
 def _name_run(evaluation: PublishedEvaluation) -> str:
-    """The run of an evaluation: its stage's, or a run beside it for bridges and for each kind of average."""
+    """The run of an evaluation: its stage's, or a run beside it for bridges for each kind of average and for other models."""
     info = evaluation.info
+    # Another model is no bridge, and has no steps: a run of one point.
+    if info.source_stage.startswith(_REFERENCE_PREFIX):
+        return f"{info.stage}_{info.directory}"
     name = info.stage if info.source_stage == info.stage else f"{info.stage}_bridge"
     members = next(iter(evaluation.documents.values()))["checkpoint"].get("average") or []
     if not members:
@@ -108,6 +112,8 @@ def _name_run(evaluation: PublishedEvaluation) -> str:
     is_uniform = len({member["weight"] for member in members}) == 1
     return f"{name}_avg{len(members)}" + ("" if is_uniform else "_weighted")
 
+
+_REFERENCE_PREFIX = "reference:"
 
 _ENTRY_METRICS = {
     "slices": ("ppl", "nll_per_token", "bits_per_byte"),
@@ -126,10 +132,16 @@ def _iter_values(documents: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[s
 
 
 def _iter_deltas(document: ComparisonDocument) -> Iterator[tuple[str, float]]:
-    """(name of the curve, delta) of each comparison with the bridge."""
+    """(name of the curve, delta) of each comparison with the bridge and with other models."""
     for role, tier, name, key, effect in document.iter_effects():
         if role == "bridge":
             yield f"delta_to_bridge/{tier}/{key}" if name == tier else f"delta_to_bridge/{tier}/{name}/{key}", effect.delta
+    for comparison in document.references:
+        head = f"delta_to_{comparison.baseline.directory}"
+        for total in comparison.totals:
+            yield from ((f"{head}/{total.tier}/{key}", effect.delta) for key, effect in total.effects.items())
+        for entry in comparison.entries:
+            yield from ((f"{head}/{entry.tier}/{entry.name}/{key}", effect.delta) for key, effect in entry.effects.items())
 
 
 def make_missing_extra_error(name: str) -> UserError:

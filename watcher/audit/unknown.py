@@ -16,7 +16,7 @@ from watcher.audit.differences import (
     report_only,
 )
 from watcher.audit.disk_scan import LeftoverFile
-from watcher.config.settings import Config, Stage
+from watcher.config.settings import REFERENCE_PREFIX, Config, Stage
 from watcher.core import events
 from watcher.core.actions import CancelJob
 from watcher.core.evaluation import IN_FLIGHT_STATES
@@ -57,6 +57,12 @@ def check_unknown_results(key: str, observed: ObservedState, journal_state: Jour
     # Without a step and a valid head nothing can be journaled for a person.
     if not is_valid or first_file.step is None:
         return report_only(key, record_state, f"disk: {disk_state}", "none: find out who wrote them")
+    if first_file.source.startswith(REFERENCE_PREFIX):
+        reference = config.find_reference(first_file.source)
+        # The config alone says what a reference is, and the watcher finds its valid results.
+        if reference is not None and reference.covers(stage):
+            return leave_to_watcher(key, record_state, f"disk: {disk_state}")
+        return report_only(key, record_state, f"disk: {disk_state}", f"none: the config has no {first_file.source}")
     checkpoint = observed.checkpoint_states[first_file.inspected]
     scheduled_evaluation = ScheduledEvaluation(
         stage=stage_name,

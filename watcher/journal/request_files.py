@@ -141,7 +141,7 @@ def parse_directory_name(text: str, *, is_new: bool = True) -> str:
         hint = "use up to 100 letters, digits, _ . and -, beginning with a letter or digit"
         raise UserError(f"{text!r} cannot be the name of a folder", location="--name", hint=hint)
     # A name of the watcher's own form would collide with a later evaluation.
-    if is_new and re.fullmatch(r"step_\d+(_avg\d.*)?(_from_.*)?", text):
+    if is_new and re.fullmatch(r"reference_.*|step_\d+(_avg\d.*)?(_from_.*)?", text):
         raise UserError(f"{text!r} is like the names that the watcher gives", location="--name", hint="let it begin otherwise")
     return text
 

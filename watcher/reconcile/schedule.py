@@ -204,7 +204,9 @@ def choose_directory(evaluation: ScheduledEvaluation, stage: Stage, taken: Conta
     if name is not None:
         return name
     if evaluation.origin == "reference":
-        return format_reference_directory(evaluation.source.removeprefix(REFERENCE_PREFIX))
+        return _find_free_name(
+            evaluation.stage, format_reference_directory(evaluation.source.removeprefix(REFERENCE_PREFIX)), taken
+        )
     plain_name = format_step_directory(evaluation.step, average=evaluation.average_name)
     is_stage_checkpoint = evaluation.source == evaluation.stage
     # A name, once given, never changes: a bridge leaves step_N free if the schedule can produce it.
@@ -215,7 +217,10 @@ def choose_directory(evaluation: ScheduledEvaluation, stage: Stage, taken: Conta
 
 def make_distinct_directory(stage: str, step: int, source: str, taken: Container[str], average: str = "") -> str:
     """The first free name of ``step_N_from_SOURCE``, ``step_N_from_SOURCE_2`` and so on."""
-    base_name = format_step_directory(step, _sanitize_name(source), average=average)
+    return _find_free_name(stage, format_step_directory(step, _sanitize_name(source), average=average), taken)
+
+
+def _find_free_name(stage: str, base_name: str, taken: Container[str]) -> str:
     number, name = 1, base_name
     while f"{stage}/{name}" in taken:
         number += 1

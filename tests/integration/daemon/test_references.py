@@ -14,8 +14,10 @@ from support.faults.kill_points import KillPoint, tick_until_settled
 from support.models.hf_checkpoint import write_hf_folder
 from support.models.nanotron_checkpoint import set_times, write_tiny_checkpoint
 from support.runs.watched_run import make_watched_fixture
+from watcher.audit.audit import run_audit
 from watcher.config.settings import Reference
 from watcher.reconcile.baselines import build_comparison_requests
+from watcher.reconcile.schedule import ScheduledEvaluation, choose_directory
 from watcher.simulate.jobs import cache_tokenizer
 
 watched = make_watched_fixture(checkpoints=(100, 200))
@@ -172,3 +174,39 @@ def test_it_is_cancelled_retried_and_scored_again_by_its_name(watched):
     watched.tick_until(watched.are_all_scored)
     watched.tick(3)
     assert runs(watched)["stage1/reference_small"] >= 2
+
+
+def test_its_name_is_its_own(watched):
+    reference, stage = refer(watched, write_model(watched)), watched.config.stages["stage1"]
+    watched.tick(1)
+    watched.write_request("enqueue", 100, name="reference_other", checkpoint=str(watched.ckpts / "stage1" / "100"))
+    watched.tick_until(watched.are_all_scored)
+    assert set(watched.list_states()) == {"stage1/step_100", "stage1/step_200", "stage1/reference_small"}
+    evaluation = ScheduledEvaluation(
+        stage="stage1", source=reference.source, step=0, origin="reference", checkpoint=reference.checkpoint
+    )
+    assert choose_directory(evaluation, stage, {"stage1/reference_small"}) == "reference_small_2"
+
+
+def test_an_audit_leaves_what_the_config_names_to_the_watcher(watched):
+    refer(watched, write_model(watched))
+    watched.tick_until(watched.are_all_scored)
+    watched.close_daemon()
+    assert find_created(watched) == []
+    for path in watched.config.paths.journal.iterdir():
+        path.unlink()
+    assert find_created(watched) == [], "the steps and the reference are the config's"
+    watched.tick_until(watched.are_all_scored)
+    assert runs(watched)["stage1/reference_small"] == 1
+    (watched.config.results / "stage1" / "by_checkpoint" / "reference_small").rename(
+        watched.config.results / "stage1" / "by_checkpoint" / "reference_gone"
+    )
+    watched.config = msgspec.structs.replace(watched.config, references={})
+    assert find_created(watched) == [], "without the config's word nobody knows what it is"
+
+
+def find_created(watched):
+    """Evaluations that an audit would add to the journal."""
+    found = run_audit(watched.config, watched.executor, "s", {}, now=watched.clock(), alive=False)
+    changes = [event for each in found.differences if each.amendment is not None for event in each.amendment.events]
+    return [event["directory"] for event in changes if event["event"] == "created"]

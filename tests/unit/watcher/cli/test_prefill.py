@@ -8,8 +8,9 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from suites.contract.exit_record import read_exit_records
-from suites.contract.paths import StatePaths
+from suites.contract.paths import DataPaths, StatePaths
 from suites.contract.scoring_request import read_scoring_request
+from support.models.hf_checkpoint import write_hf_folder
 from support.models.nanotron_checkpoint import set_times, write_tiny_checkpoint
 from watcher.cli.app import main
 from watcher.core import stage_events
@@ -111,3 +112,24 @@ def test_a_job_takes_no_options_of_the_terminal(tmp_path):
     ended, calls, _ = prefill(tmp_path, "one", "--refresh", more="prefill: {where: job}\n")
     assert (ended.exit_code, calls) == (2, [])
     assert "--refresh, --jobs: a prefill job accepts neither; omit both" in ended.output
+
+
+def test_references_are_filled_with_the_suites_of_their_stages_and_their_own_tokenizer(tmp_path):
+    folder = write_hf_folder(tmp_path / "models" / "tiny")
+    references = f"references: {{tiny: {folder}, hub: {{checkpoint: 'hub:acme/small@v1', stages: one}}}}\n"
+    ended, calls, suite = prefill(tmp_path, more=references)
+    assert ended.exit_code == 0, ended.output
+    given = [{name: argv[argv.index(name) + 1] for name in ("--suite", "--tokenizer")} for argv in calls]
+    model = str(DataPaths(tmp_path / "evaluation_results" / "eval_data").model("acme/small@v1"))
+    assert [each["--tokenizer"] for each in given] == ["acme/tok", str(folder), model]
+    assert {each["--suite"] for each in given} == {str(suite)}
+    assert [argv[argv.index("--model") + 1] if "--model" in argv else None for argv in calls] == [None, None, "acme/small@v1"]
+    assert "--slow-tokenizer" not in calls[1]
+    ended, calls, _ = prefill(tmp_path, "reference:hub", more=references)
+    assert (ended.exit_code, len(calls)) == (0, 4), ended.output
+    ended, _, _ = prefill(tmp_path, "reference:no", more=references)
+    assert (ended.exit_code, "no stage 'reference:no'" in ended.output) == (2, True)
+    (folder / "tokenizer.json").unlink()
+    ended, _, _ = prefill(tmp_path, "reference:tiny", more=references)
+    assert ended.exit_code == 2
+    assert f"{folder}: has no tokenizer" in ended.output

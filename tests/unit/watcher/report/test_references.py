@@ -53,3 +53,14 @@ def test_csv_has_their_figures_and_the_paired_differences(report):
     assert differences["stage1/step_300", "delta_primary", "stage1/reference_small"] == pytest.approx(0.1)
     assert ("stage1/step_300", "delta_bits_per_byte", "stage1/reference_large") in differences
     assert not any(metric in {"delta_ppl", "delta_nll_per_token"} for _, metric, _ in differences)
+
+
+def test_exports_have_runs_of_their_own_for_them_and_the_differences(tmp_path):
+    from scoring.export.points import collect_points  # noqa: PLC0415  the login node has no numpy
+    from support.samples.reference_run import write_reference_run  # noqa: PLC0415
+
+    points = collect_points(write_reference_run(tmp_path).results, warn=pytest.fail)
+    assert [point.run for point in points] == [*["stage1"] * 3, "stage1_reference_large", "stage1_reference_small"]
+    newest = points[2].values
+    assert newest["delta_to_reference_small/tier3_cf/primary"] == pytest.approx(0.1)
+    assert "delta_to_reference_large/tier2_ppl/web/bits_per_byte" in newest
