@@ -48,9 +48,7 @@ def pin_checkpoint(checkpoint: Path, fingerprint: str, key: str, roots: Iterable
     A Pin without a folder says why there is none. Raises OSError, or UserError (changed), where the checkpoint itself is
     being deleted.
     """
-    # The tokenizer of a Hugging Face checkpoint lies beside its weights, and may be the stage's.
-    tokenizer_files = {name: (checkpoint / name).stat().st_size for name in list_tokenizer_files(checkpoint)}
-    files = {**tokenizer_files, **list_scoring_files(checkpoint)}
+    files = {**_list_tokenizer_sizes(checkpoint), **list_scoring_files(checkpoint)}
     size_bytes = sum(files.values())
     # Links keep deleted checkpoints on disk, so a quota could fill up unnoticed.
     if size_bytes > available_bytes:
@@ -75,6 +73,14 @@ def pin_checkpoint(checkpoint: Path, fingerprint: str, key: str, roots: Iterable
             return Pin(fingerprint=fingerprint, why="it changed while it was pinned")
         return Pin(fingerprint=fingerprint, folder=str(folder), size=size_bytes)
     return Pin(fingerprint=fingerprint, why="no folder of ours is on its file system (state, or scratch)")
+
+
+def _list_tokenizer_sizes(checkpoint: Path) -> dict[str, int]:
+    """Name -> bytes of the tokenizer beside a Hugging Face checkpoint's weights, which may be its stage's. OSError."""
+    try:
+        return {name: (checkpoint / name).stat().st_size for name in list_tokenizer_files(checkpoint)}
+    except UserError:  # an odd entry: whoever reads the tokenizer says so, and the weights are pinned all the same
+        return {}
 
 
 def _link_files(checkpoint: Path, files: Iterable[str], folder: Path) -> None:

@@ -14,11 +14,13 @@ import pytest
 from watchdog.events import FileSystemEventHandler
 from watchdog.observers import Observer
 
+from suites.checkpoint.completeness import Completeness, inspect_checkpoint
 from suites.checkpoint.contents import CheckpointKind
-from suites.checkpoint.layout import CheckpointLayout
+from suites.checkpoint.layout import CheckpointLayout, list_steps
 from suites.contract.scoring_request import read_scoring_request
 from support.datasets.pypi import fetch_pypi_package
 from support.models import hf_trainer
+from support.models.small_llama import write_bpe_tokenizer
 from support.runs.scoring_jobs import REPOSITORY_ROOT
 from support.runs.watched_run import make_watched_fixture
 
@@ -40,12 +42,12 @@ class EveryEvent(FileSystemEventHandler):
             self.events.put(event)
 
 
-def start_trainer(folder, limit, max_shard_size, log):
-    packages = [fetch_pypi_package("accelerate", "1.15.0"), fetch_pypi_package("psutil", "7.1.3")]
+def start_program(program, arguments, output_file):
+    """A program with what the Trainer needs."""
+    packages = [fetch_pypi_package(*package) for package in (("accelerate", "1.15.0"), ("psutil", "7.1.3"), ("trl", "0.24.0"))]
     path = os.pathsep.join(map(str, [REPOSITORY_ROOT, REPOSITORY_ROOT / "tests", *packages]))
-    arguments = [str(folder), str(limit), max_shard_size, str(log)]
-    command = [sys.executable, hf_trainer.__file__, *arguments]
-    with (log.parent / "trainer.log").open("wb") as output:
+    with output_file.open("wb") as output:
+        command = [sys.executable, program, *map(str, arguments)]
         return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stdout=output, stderr=output)
 
 
@@ -85,7 +87,7 @@ def test_each_save_is_scored_once_it_is_whole_and_never_before(watched, tmp_path
     handler, observer = EveryEvent(), Observer()
     observer.schedule(handler, str(folder), recursive=True)
     observer.start()
-    trainer = start_trainer(folder, limit, max_shard_size, log)
+    trainer = start_program(hf_trainer.__file__, [folder, limit, max_shard_size, log], tmp_path / "trainer.log")
     try:
         ticks = watch_while_it_trains(watched, trainer, handler.events)
     finally:
@@ -114,3 +116,19 @@ def test_each_save_is_scored_once_it_is_whole_and_never_before(watched, tmp_path
             continue
         assert states[key] in {"waiting", "blocked"}
         assert "deleted before it was scored" in reasons[key], reasons[key]
+
+
+def test_a_run_of_trl_says_its_tokens_and_has_its_tokenizer(tmp_path):
+    write_bpe_tokenizer(tmp_path / "tokenizer")
+    program = str(Path(hf_trainer.__file__).with_name("trl_trainer.py"))
+    trainer = start_program(program, [tmp_path / "ckpts", tmp_path / "tokenizer"], tmp_path / "trainer.log")
+    assert trainer.wait() == 0, (tmp_path / "trainer.log").read_text()
+    folders = list_steps(tmp_path / "ckpts", LAYOUT).steps
+    assert list(folders) == [2, 4]
+    found = [inspect_checkpoint(folder, now=time.time(), settle_seconds=0, step=step) for step, folder in folders.items()]
+    assert [inspection.kind for inspection in found] == [Completeness.COMPLETE] * 2, found
+    assert [inspection.tokenizer for inspection in found] == [str(folder) for folder in folders.values()]
+    assert {(inspection.train_steps, inspection.seq_len) for inspection in found} == {(4, 128)}
+    logged = json.loads((folders[4] / "trainer_state.json").read_text())["log_history"]
+    assert [inspection.tokens_seen for inspection in found] == [int(entry["num_tokens"]) for entry in logged[:2]]
+    assert 0 < found[0].tokens_seen < found[1].tokens_seen
