@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import msgspec
+
 from suites.checkpoint.completeness import Inspection
 from suites.checkpoint.contents import CheckpointKind
 from suites.contract.encoding import canonical_digest
@@ -32,7 +34,9 @@ def make_stage_facts_events(snapshot: Snapshot, journal_state: JournalState) -> 
     first_inspections: dict[str, tuple[EvaluationRecord, Inspection]] = {}
     for record in journal_state.records.values():
         known = journal_state.stage_settings.get(record.stage)
-        inspection = select_inspection(record, snapshot.inspections)
+        # An average says what its last member says; all members together are no content of that folder.
+        own = msgspec.structs.replace(record, average=()) if record.average else record
+        inspection = select_inspection(own, snapshot.inspections)
         if not _is_stage_checkpoint(record) or inspection is None or inspection.fingerprint is None:
             continue
         # A checkpoint that is written anew may belong to another training run, so its old facts say nothing.
