@@ -36,7 +36,7 @@ class ChangingRun(FakeSlurmRun):
         command = [sys.executable, str(self.root / "daemon.py"), "", "as usual", "once", "--config", str(self.config)]
         environment = self.environ | {"SCRATCH": str(self.root)}
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=self.root)
-        return ended.stdout
+        return " ".join(ended.stdout.split())  # reasons are wrapped
 
     def once_until(self, done):
         text = ""
