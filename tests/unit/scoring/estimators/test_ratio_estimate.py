@@ -131,7 +131,8 @@ def test_without_skewness_p_values_are_scipys(t, df):
 def test_with_many_degrees_of_freedom_the_detectable_difference_is_statsmodels(df, level):
     # of one sample of df + 1 with the standard deviation 1
     expected = power.TTestPower().solve_power(nobs=df + 1, alpha=level, power=0.8) * math.sqrt(df + 1)
-    assert Estimate(delta=0.0, stderr=1.0, df=df).smallest_detectable(level) == pytest.approx(expected, rel=0.03)
+    # An uncertain standard error makes the statement larger, never smaller, and less so the more is known of it.
+    assert expected * (1 - 1e-3) <= Estimate(delta=0.0, stderr=1.0, df=df).smallest_detectable(level) <= expected * (1 + 15 / df)
 
 
 def test_strata_are_joined_as_welchs_test_joins_them():
