@@ -117,7 +117,12 @@ def why(stage: str, step: str, *, source: str | None, all_changes: bool, as_json
     from watcher.config.loader import load_config  # noqa: PLC0415
     from watcher.journal.journal import read_journal  # noqa: PLC0415
     from watcher.journal.request_files import read_requests  # noqa: PLC0415
-    from watcher.status.explain import explain_evaluation, explain_unknown_step, list_evaluation_facts  # noqa: PLC0415
+    from watcher.status.explain import (  # noqa: PLC0415
+        explain_evaluation,
+        explain_unknown_step,
+        explain_waiting_averages,
+        list_evaluation_facts,
+    )
     from watcher.status.health import check_liveness  # noqa: PLC0415
 
     step_number, source = parse_one_step(step, source)
@@ -138,8 +143,8 @@ def why(stage: str, step: str, *, source: str | None, all_changes: bool, as_json
     is_polling = health.verdict == "alive" and (health.document or {}).get("mode") != "once"
     poll = loaded.poll if loaded is not None and is_polling else None
     unknown = None
+    skips = {skip["evaluation"]: skip["reason"] for skip in (health.document or {}).get("skipped", ())}
     if not records and loaded is not None:  # not in the journal: it is unscheduled, skipped, or requested and not taken yet
-        skips = {skip["evaluation"]: skip["reason"] for skip in (health.document or {}).get("skipped", ())}
         is_requested = any(
             request.kind == "enqueue" and request.stage == stage and step_number in request.steps
             for request in read_requests(paths)[0]
@@ -154,6 +159,7 @@ def why(stage: str, step: str, *, source: str | None, all_changes: bool, as_json
             explain_evaluation(record, now, details.get(record.key, ""), poll_seconds=poll, all_changes=all_changes)
             for record in records
         ]
+        paragraphs += explain_waiting_averages(stage, step_number, skips)
         echo_paged("\n\n".join([*paragraphs, *([] if unknown is None else [unknown])]).split("\n"))
     if config_error is not None:
         raise config_error

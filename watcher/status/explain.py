@@ -249,6 +249,13 @@ def explain_unknown_step(
     return "\n".join(_wrap_sentences(sentences))
 
 
+def explain_waiting_averages(stage: str, step: int, skips: Mapping[str, str]) -> list[str]:
+    """Averages of a step that are not made yet, and why. ``skips`` as in ``explain_unknown_step``."""
+    prefix = f"{stage}/{format_step_directory(step, average='avg')}"
+    waiting = [f"{key} is not made yet; {reason}." for key, reason in skips.items() if key.startswith(prefix)]
+    return ["\n".join(_wrap_sentences([sentence])) for sentence in waiting]
+
+
 def _describe_schedule(stage: Stage, step: int) -> str:
     if stage.is_scheduled(step):
         return "It is in the schedule; the next tick starts it once its checkpoint exists."

@@ -17,6 +17,7 @@ from watcher.audit.repair import repair_differences
 from watcher.config.settings import AverageSchedule
 from watcher.daemon.setup import read_state_id
 from watcher.journal.journal import read_journal
+from watcher.status.explain import explain_waiting_averages
 
 KEY = "stage1/step_400_avg4"
 
@@ -100,9 +101,10 @@ def test_too_few_checkpoints_make_no_average_and_it_is_said(watched):
         watched.write_checkpoint("stage1", step)
     watched.tick(2)
     assert watched.list_states() == {}
-    assert watched.list_reasons()[KEY] == (
-        "average: needs the last 4 checkpoints, and there are 2 complete checkpoints at or before step 400"
-    )
+    reason = "average: needs the last 4 checkpoints, and there are 2 complete checkpoints at or before step 400"
+    assert watched.list_reasons()[KEY] == reason
+    (said,) = explain_waiting_averages("stage1", 400, watched.list_reasons())
+    assert " ".join(said.split()) == f"{KEY} is not made yet; {reason}."
 
 
 def test_weights_have_a_name_of_their_own_and_a_step_has_its_own_evaluation(watched):
