@@ -100,7 +100,7 @@ def _build_point(evaluation: PublishedEvaluation, warn: Callable[[str], None]) -
 
 
 def _name_run(evaluation: PublishedEvaluation) -> str:
-    """The run of an evaluation: its stage's, or a run beside it for bridges for each kind of average and for other models."""
+    """The run of an evaluation: its stage's, or a run beside it for bridges, averages and other models."""
     info = evaluation.info
     # Another model is no bridge, and has no steps: a run of one point.
     if info.source_stage.startswith(_REFERENCE_PREFIX):

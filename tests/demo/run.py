@@ -9,6 +9,7 @@ import collections
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from suites.common.errors import UserError
 from suites.contract.comparison import CompareRequest, read_comparison_document
 from suites.contract.paths import report_html_path
 from suites.definitions.suite import SHIPPED_SUITES_FOLDER
+from support.models.hf_checkpoint import write_hf_folder
+from support.models.nanotron_fixtures import BYTE_TOKENIZER
 from support.slurm_cluster.cluster import SlurmCluster
 from support.slurm_cluster.install import install_slurm
 from watcher.config.loader import load_config
@@ -71,12 +74,27 @@ def write_config(folder: Path, executor: str) -> Path:
         "settle": "2s",
         "limits": {"max_running": 1, "slurm_calls_per_minute": 300},
         "slurm": {"gres": None, "cpus_per_task": 1, "time": "00:10:00"},
+        "references": {"tiny": {"checkpoint": str(write_reference(folder)), "tokens": "1M"}},
         "stages": stages,
     }
     write_suites(folder)
     path = folder / "watcher.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return path
+
+
+def write_reference(folder: Path) -> Path:
+    """A Hugging Face model of almost no size, whose tokens are bytes: something to be better than."""
+    model = folder / "models" / "tiny"
+    if not model.exists():
+        temporary = model.with_name("tiny.partial")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        write_hf_folder(temporary, tokenizer=False, config={"max_position_embeddings": 256})
+        for path in filter(Path.is_file, BYTE_TOKENIZER.iterdir()):
+            shutil.copyfile(path, temporary / path.name)
+        temporary.rename(model)
+    return model
 
 
 def write_suites(folder: Path) -> None:

@@ -133,3 +133,15 @@ def test_averages_break_no_promise_either(config_file):
         result = play(config_file, seed)
         assert result.broken == [], f"seed {seed}"
         assert sum(result.evaluations.values()) == 9, f"seed {seed}"
+
+
+def test_references_are_simulated_without_their_folders_or_the_hub(config_file):
+    document = yaml.safe_load(config_file.read_text())
+    document["references"] = {"here": "/no/such/model", "hub": {"checkpoint": "hub:acme/small@v1", "stages": "tuned"}}
+    config_file.write_text(yaml.safe_dump(document))
+    (config_file.parent / "slices.yaml").write_text("tier: tier2_ppl\nslices: {web: {hf_dataset: acme/web}}\n")
+    for seed in range(3):
+        result = play(config_file, seed)
+        assert result.broken == [], f"seed {seed}"
+        assert sum(result.evaluations.values()) == 10, f"seed {seed}"
+        assert set(result.evaluations) <= {"scored", "blocked"}, f"seed {seed}: {result.unfinished}"
