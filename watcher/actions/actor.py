@@ -23,6 +23,7 @@ from watcher.actions.submission import (
     add_pins,
     build_scoring_submission,
     choose_attempt_name,
+    count_task_gpus,
     count_tasks,
     make_attempt,
     make_unknown_event,
@@ -176,7 +177,7 @@ class Actor:
         request = msgspec.structs.replace(request, run_id=run_id, tasks=tasks, owner=owner)
         prepare_scoring_attempt(request, attempt_paths)
         resources = resolve_resources(self.config.slurm, record.raised_resources)
-        attempt = make_attempt(request, number, resources, self._clock())
+        attempt = make_attempt(request, number, resources, self._clock(), gpus=count_task_gpus(self.config))
         self._submit_attempt(
             action.key,
             attempt,
@@ -198,7 +199,7 @@ class Actor:
             resolve_resources(build_prefill_settings(self.config), record.raised_resources),
         )
         submission = prepare_prefill_attempt(request, attempt_paths, self.config, format_job_comment(self._state_id), resources)
-        attempt = make_attempt(request, number, resources, self._clock())
+        attempt = make_attempt(request, number, resources, self._clock(), gpus=0)
         self._submit_attempt(action.key, attempt, submission, action.reason)
 
     def _submit_attempt(self, key: str, attempt: Attempt, submission: Submission, reason: str) -> None:

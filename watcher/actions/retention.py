@@ -11,9 +11,8 @@ from watcher.config.settings import Config
 from watcher.core import events, stage_events
 from watcher.core.actions import RESULTS_RETRY_SECONDS, MirrorResults, PinCheckpoint, UnpinCheckpoint
 from watcher.core.clock import Clock, LogFn
-from watcher.core.evaluation import build_mirror_token
 from watcher.core.events import JournalEvent
-from watcher.core.result_paths import get_evaluation_paths
+from watcher.core.result_paths import build_mirror_token, get_evaluation_paths
 from watcher.journal.journal import Journal
 
 

@@ -17,11 +17,15 @@ from suites.contract.paths import AttemptPaths, StatePaths
 from suites.contract.scoring_request import ScoringRequest, list_tier_digests
 from suites.contract.shipped_files import find_shipped_file
 from watcher.config.settings import Config, SlurmSettings
+from watcher.config.units import count_gpus
 from watcher.core import events
 from watcher.core.evaluation import PREFILL_DIRECTORY, Attempt, EvaluationRecord, Pin, Refusal
 from watcher.core.executor import Resources, Submission, SubmissionResult
 from watcher.core.reasons import ReasonKind
 from watcher.core.resources import build_prefill_settings, get_submit_options
+
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd")
+"""Device files of the NVIDIA and AMD drivers."""
 
 MAX_WORDS_CHARACTERS = 1000
 """Characters of sbatch's answer that are kept: a site may write a page."""
@@ -62,7 +66,7 @@ def add_pins(request: ScoringRequest, record: EvaluationRecord, member_pins: Map
     return msgspec.structs.replace(request, pinned=pinned, average=members)
 
 
-def make_attempt(request: ScoringRequest, number: int, resources: Mapping[str, str], now: float) -> Attempt:
+def make_attempt(request: ScoringRequest, number: int, resources: Mapping[str, str], now: float, *, gpus: int) -> Attempt:
     """The attempt of a request that has its run id."""
     # A prefill publishes no tier, so its suites belong to its fingerprint alone.
     suites = {} if request.directory == PREFILL_DIRECTORY else list_tier_digests(request.suites)
@@ -73,6 +77,7 @@ def make_attempt(request: ScoringRequest, number: int, resources: Mapping[str, s
         suites=suites,
         intended=now,
         resources=resources,
+        gpus=gpus,
         tasks=request.tasks,
         results=request.results,
         owner=request.owner,
@@ -115,6 +120,13 @@ def count_tasks(config: Config, request: ScoringRequest) -> int:
     # An external scorer shares no parts, so further tasks would only repeat its work.
     is_shared = config.executor == "slurm" and request.backend != "command"
     return config.slurm.array or 1 if is_shared else 1
+
+
+def count_task_gpus(config: Config) -> int:
+    """GPUs of one task of a scoring job; on this machine one where it has any, since one process runs at a time."""
+    if config.executor == "slurm":
+        return count_gpus(config.slurm.gres, config.slurm.extra)
+    return int(any(Path(device).exists() for device in _GPU_DEVICES))
 
 
 def build_resources(slurm: SlurmSettings, time_and_memory: Mapping[str, str], tasks: int = 1) -> Resources:

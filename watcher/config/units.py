@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterable
 
 _SLURM_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<rest>\d+(?::\d+){0,2})")
 
@@ -55,3 +56,26 @@ SUBMISSION_COMMANDS = 2
 def count_poll_commands(poll_seconds: float) -> int:
     """Slurm commands that polls take in a minute: one squeue each, and one sacct."""
     return math.ceil(60 / poll_seconds) + 1
+
+
+_GPU_OPTIONS = ("--gres=", "--gpus=", "--gpus-per-node=", "--gpus-per-task=", "-G")
+
+
+def count_gpus(gres: str | None, extra: Iterable[str] = ()) -> int:
+    """GPUs that a job of one node asks for: by ``gres``, and by sbatch options in words, of which the last counts.
+
+    ``gpu``, ``gpu:2``, ``gpu:a100:4``, ``gres/gpu:2`` and lists of them; of ``--gpus`` also ``2`` and ``a100:2``.
+    """
+    texts = [gres or ""]
+    for option in extra:
+        if name := next((name for name in _GPU_OPTIONS if option.startswith(name)), None):
+            value = option.removeprefix(name)
+            texts.append(value if name == "--gres=" else ",".join(f"gpu:{part}" for part in value.split(",")))
+    return sum(_count_gres(part) for part in texts[-1].split(","))
+
+
+def _count_gres(text: str) -> int:
+    kind, *rest = text.strip().removeprefix("gres/").removeprefix("gres:").split("(")[0].split(":")
+    if kind != "gpu":
+        return 0
+    return int(rest[-1]) if rest and rest[-1].isdecimal() else 1

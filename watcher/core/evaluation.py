@@ -18,6 +18,7 @@ from suites.contract.averages import AverageStep
 from suites.contract.job_owner import JobOwner
 from watcher.core.field_types import Count, FileName, PathText, Step, TaskCount, UnixTime, WordOrNothing
 from watcher.core.reasons import ReasonKind, join_hint
+from watcher.core.usage import SubmittedAttempt
 
 MAX_CLOCK_SKEW_SECONDS = 60.0
 """Seconds by which a journaled time may exceed the clock: login nodes differ a little."""
@@ -86,6 +87,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """The results folder that it publishes to; empty in older journals: the stage's."""
     resources: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Requested ``time`` and ``mem``; the cluster's defaults where left out."""
+    gpus: Count | None = None
+    """Requested for each task; None in older journals."""
     started: UnixTime | None = None
     restarts: Count = 0
     owner: JobOwner | None = None
@@ -168,6 +171,8 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     attempt: Attempt | None = None
     """The newest attempt; set from SUBMITTING on and kept afterwards."""
     attempts: int = 0
+    submitted: Mapping[str, SubmittedAttempt] = msgspec.field(default_factory=dict)
+    """Run id -> each attempt that had a job, oldest first."""
     failures: Mapping[str, int] = msgspec.field(default_factory=dict)
     """Failure kind -> how often in a row since the last success or retry."""
     retry_at: float | None = None
@@ -303,8 +308,3 @@ class StageSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 PREFILL_DIRECTORY = "(prefill)"
 """The directory in a prefill's key; no evaluation can have it, since names have no parentheses."""
-
-
-def build_mirror_token(record: EvaluationRecord) -> str:
-    """Identity of a mirrored copy: the scored content and its suites."""
-    return "/".join([str(record.fingerprint)[:16], *(f"{tier}:{digest[:12]}" for tier, digest in sorted(record.suites.items()))])

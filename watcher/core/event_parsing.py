@@ -51,6 +51,7 @@ EVENT_TYPES: Mapping[str, type[JournalEvent]] = {
             events.Unpinned,
             events.Mirrored,
             events.BaselineSelected,
+            events.AttemptMeasured,
             events.LeftOver,
             stage_events.LevelFixed,
         ),

@@ -9,6 +9,7 @@ from suites.contract.averages import AverageStep
 from watcher.core.evaluation import Attempt, Pin, Refusal
 from watcher.core.field_types import Count, FileName, PathText, Step, UnixTime, WordOrNothing
 from watcher.core.reasons import ReasonKind, join_hint
+from watcher.core.usage import Usage
 
 
 class JournalEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event"):
@@ -280,6 +281,13 @@ class Mirrored(JournalEvent, frozen=True, kw_only=True, tag="mirrored"):
 
 class BaselineSelected(JournalEvent, frozen=True, kw_only=True, tag="baseline_selected"):
     """A person chose the stage's baseline."""
+
+
+class AttemptMeasured(JournalEvent, frozen=True, kw_only=True, tag="measured"):
+    """What an ended attempt used is known."""
+
+    run_id: FileName
+    usage: Usage
 
 
 class LeftOver(JournalEvent, frozen=True, kw_only=True, tag="left_over"):

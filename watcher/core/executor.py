@@ -59,6 +59,33 @@ _TERMINAL_STATES = frozenset(
 )
 
 
+class AccountedTimes(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a job's restarts and tasks ran together, by accounting."""
+
+    run_seconds: float | None
+    """None: unknown of some run."""
+    gpu_seconds: float | None
+    """The same times the GPUs; None: the cluster does not account GPUs."""
+    wait_seconds: float | None
+    """From submission to the first start; None: it never started."""
+
+    def __add__(self, other: "AccountedTimes") -> "AccountedTimes":
+        """Both together."""
+        return AccountedTimes(
+            run_seconds=_add_known(self.run_seconds, other.run_seconds),
+            gpu_seconds=_add_known(self.gpu_seconds, other.gpu_seconds),
+            wait_seconds=min(self.wait_seconds, other.wait_seconds)
+            if self.wait_seconds is not None and other.wait_seconds is not None
+            else self.wait_seconds
+            if other.wait_seconds is None
+            else other.wait_seconds,
+        )
+
+
+def _add_known(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first + second
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One job as the executor reports it.
 
@@ -79,6 +106,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     exit_code: int | None = None
     exit_signal: int | None = None
+    accounted: "AccountedTimes | None" = None
+    """What accounting says of all its runs; None in a queue."""
     comment: str = ""
     """``watcher:<id of the state folder>`` for jobs of ours."""
     stuck: bool = False

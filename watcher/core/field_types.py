@@ -25,3 +25,6 @@ PathText = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00]*\Z", max_length=4096)
 
 WordOrNothing = Annotated[str, msgspec.Meta(pattern=r"\A[^/\x00\s]*\Z", max_length=255)]
 """A job id or a digest: a part of file names and arguments."""
+
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
+"""A duration."""

@@ -34,3 +34,8 @@ def get_configured_results_folder(config: Config, stage: str) -> str:
         return f"{config.results}/{stage}"
     # As ``Stage.root``, in text: this runs for every record in each poll, and pathlib objects cost most of that.
     return f"{stage_config.results}/{stage_config.name}" if stage_config.result_root is None else str(stage_config.result_root)
+
+
+def build_mirror_token(record: EvaluationRecord) -> str:
+    """Identity of a mirrored copy: the scored content and its suites."""
+    return "/".join([str(record.fingerprint)[:16], *(f"{tier}:{digest[:12]}" for tier, digest in sorted(record.suites.items()))])

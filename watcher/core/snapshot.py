@@ -156,6 +156,16 @@ class AttemptFiles(msgspec.Struct, frozen=True, kw_only=True):
     """Of this attempt, in the results folder; read where the queue lists no live job."""
 
 
+class UnmeasuredAttempt(msgspec.Struct, frozen=True, kw_only=True):
+    """What the disk holds of an attempt that has ended and was not measured yet."""
+
+    evaluation: str
+    exit_records: tuple[ExitRecord, ...] = ()
+    """Of every restart and array task."""
+    is_claimed: bool = False
+    """A job took it, so it ran."""
+
+
 class EvaluationResults(msgspec.Struct, frozen=True, kw_only=True):
     """Tier files of one evaluation, checked against fingerprint and suites."""
 
@@ -234,6 +244,10 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Evaluations with files that are newer than their mirror."""
     attempts: Mapping[str, AttemptFiles] = msgspec.field(default_factory=dict)
     """Run id -> the attempt on disk, for those in flight."""
+    ended: Mapping[str, UnmeasuredAttempt] = msgspec.field(default_factory=dict)
+    """Run id -> an attempt to be measured."""
+    has_accounting: bool | None = None
+    """None: not asked yet."""
     queue: QueueSnapshot | None = None
     """None: not queried, since no job of ours can be in it."""
     unknown_jobs: Mapping[str, ScoringRequest] = msgspec.field(default_factory=dict)

@@ -3,6 +3,8 @@
 The job is live while a task is. Its gravest end counts, cancelled only where the last task was.
 """
 
+import functools
+import operator
 from collections.abc import Sequence
 
 import msgspec
@@ -42,6 +44,7 @@ def merge_array_tasks(tasks: Sequence[Job]) -> Job:
     live_tasks = [task for task in tasks if not task.state.is_terminal]
     starts = [task.start_time for task in tasks if task.start_time is not None]
     ends = [task.end_time for task in tasks if task.end_time is not None]
+    accounted = [task.accounted for task in tasks if task.accounted is not None]
     submits = [task.submit_time for task in tasks if task.submit_time is not None]
     if live_tasks:
         representative = min(live_tasks, key=lambda task: _LIVE_STATES.index(task.state))
@@ -57,6 +60,7 @@ def merge_array_tasks(tasks: Sequence[Job]) -> Job:
         submit_time=min(submits, default=None),
         start_time=min(starts, default=None),
         end_time=None if live_tasks else max(ends, default=None),
+        accounted=functools.reduce(operator.add, accounted) if len(accounted) == len(tasks) else None,
         restarts=max(task.restarts for task in tasks),
         stuck=bool(live_tasks) and len(live_tasks) == len(tasks) and all(task.stuck for task in live_tasks),
         is_known=all(task.is_known for task in tasks),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from watcher.config.units import parse_memory_mib, parse_slurm_time
-from watcher.core.executor import Job, JobState, PartitionLimits
+from watcher.core.executor import AccountedTimes, Job, JobState, PartitionLimits
 from watcher.executors.job_arrays import merge_array_tasks
 from watcher.executors.job_states import Canceller, classify_job
 from watcher.executors.slurm_records import RecordMarks
@@ -23,10 +23,24 @@ QUEUE_FIELDS = ("%F", "%T", "%V", "%S", "%e", "%r", "%j", "%k")
 LIMIT_FIELDS = ("%P", "%l", "%m")
 """sinfo -o: partition (with * if it is the default), time limit, MiB of a node."""
 
-ACCOUNTING_FIELDS = ("JobID", "State", "ExitCode", "Submit", "Start", "JobName", "Comment", "NodeList", "End")
+ACCOUNTING_FIELDS = (
+    "JobID",
+    "State",
+    "ExitCode",
+    "Submit",
+    "Start",
+    "JobName",
+    "Comment",
+    "NodeList",
+    "ElapsedRaw",
+    "AllocTRES",
+    "End",
+)
 """sacct --format; the first and the last never hold a newline, since sacct does not frame its records."""
 
 _TASK_ID = re.compile(r"(?P<job>\d+)(?:_(?P<task>\d+|\[[^\]]*\]))?")
+
+_ALLOCATED_GPUS = re.compile(r"(?:^|,)gres/gpu(?::(?P<type>[^=,]+))?=(?P<count>\d+)")
 
 
 class ParsedJobs(NamedTuple):
@@ -107,7 +121,7 @@ def parse_accounting(text: str, marks: RecordMarks) -> ParsedJobs:
     rows, damage = marks.split_delimited(text, len(ACCOUNTING_FIELDS))
     for row in rows:
         array_id, raw_state, exit_code, submitted, started = (field.strip() for field in row[:5])
-        name, comment, nodes, ended = row[5:]
+        name, comment, nodes, elapsed, allocated, ended = row[5:]
         match = _TASK_ID.fullmatch(array_id)
         # The id of a heterogeneous job, 12+0, stays as it is: a job under our name is never hidden.
         job_id, task = (array_id, "") if match is None else (match["job"], match["task"] or "")
@@ -128,13 +142,14 @@ def parse_accounting(text: str, marks: RecordMarks) -> ParsedJobs:
             start_time=parse_timestamp(started),
             end_time=parse_timestamp(ended),
             restarts=0 if other is None else other.restarts + 1,
+            accounted=_parse_times(submitted, started, elapsed, allocated, other),
             exit_code=exit_status.code,
             exit_signal=exit_status.signal,
             comment=comment,
             is_known=is_known,
         )
-        if other is None or (job.submit_time or 0) >= (other.submit_time or 0):
-            tasks[task] = job
+        is_older = other is not None and (job.submit_time or 0) < (other.submit_time or 0)
+        tasks[task] = msgspec.structs.replace(other, accounted=job.accounted) if other is not None and is_older else job
     jobs = _collect_copies(merge_array_tasks(list(tasks.values())) for tasks in tasks_by_job.values())
     return ParsedJobs(jobs, len(rows), damage)
 
@@ -187,3 +202,30 @@ def parse_timestamp(text: str) -> float | None:
         return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
     except (ValueError, OverflowError):
         return None
+
+
+def _parse_times(submitted: str, started: str, elapsed: str, allocated: str, other: Job | None) -> AccountedTimes:
+    """The times of a run, in the words of sacct, with those of ``other`` runs of the same task."""
+    submit_time, start_time = parse_timestamp(submitted), parse_timestamp(started)
+    seconds = float(elapsed) if elapsed.strip().isdecimal() else None
+    gpus = 0 if seconds == 0 else count_allocated_gpus(allocated)  # a run that never began had none
+    times = AccountedTimes(
+        run_seconds=seconds,
+        gpu_seconds=None if seconds is None or gpus is None else seconds * gpus,
+        wait_seconds=None if submit_time is None or start_time is None or not seconds else max(0.0, start_time - submit_time),
+    )
+    # A requeued run waited for itself: what counts is the first start.
+    if other is None or other.accounted is None:
+        return times
+    first_wait = times.wait_seconds if other.accounted.wait_seconds is None else other.accounted.wait_seconds
+    return msgspec.structs.replace(other.accounted + times, wait_seconds=first_wait)
+
+
+def count_allocated_gpus(allocated: str) -> int | None:
+    """GPUs in AllocTRES, such as ``cpu=8,gres/gpu=2,node=1``.
+
+    None where no GPU is in it: a cluster without gres/gpu in AccountingStorageTRES accounts none.
+    """
+    counts = {match["type"]: int(match["count"]) for match in _ALLOCATED_GPUS.finditer(allocated)}
+    # The types add up to the entry without one, which is not everywhere accounted.
+    return counts.get(None, sum(counts.values())) if counts else None

@@ -15,6 +15,7 @@ from suites.contract.liveness import MAX_SECONDS
 from watcher.core import event_parsing, events, stage_events
 from watcher.core.evaluation import PREFILL_DIRECTORY, EvaluationRecord, EvaluationState, Pin, RefusedOptions, StageSettings
 from watcher.core.stage_events import LookPlan, Pause
+from watcher.core.usage import SubmittedAttempt
 from watcher.journal.state_changes import apply_state_change, count_refusals
 
 MAX_WARNINGS = 20
@@ -187,6 +188,8 @@ def _annotations(record: EvaluationRecord, event: events.JournalEvent, t: float)
             changes = {"mirror_token": event.copy}
         case events.BaselineSelected():
             changes = {"origin": "bridge", "requested": True, "baseline_selected_at": t}
+        case events.AttemptMeasured():
+            changes = {"submitted": _measure(record, event)}
         case stage_events.LevelFixed():
             # The first one counts: a later one would change verdicts.
             changes = {"level": event.level, "look_order": event.order} if record.level is None else {}
@@ -195,6 +198,14 @@ def _annotations(record: EvaluationRecord, event: events.JournalEvent, t: float)
         case _:
             changes = {}  # such as left_over, which only names an attempt
     return changes
+
+
+def _measure(record: EvaluationRecord, event: events.AttemptMeasured) -> dict[str, SubmittedAttempt]:
+    """The attempts, one of them with what it used."""
+    return {
+        run_id: msgspec.structs.replace(attempt, usage=event.usage) if run_id == event.run_id else attempt
+        for run_id, attempt in record.submitted.items()
+    }
 
 
 def _move_members(record: EvaluationRecord, checkpoint: str) -> tuple[AverageStep, ...]:

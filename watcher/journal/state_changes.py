@@ -8,9 +8,11 @@ from typing import Any
 
 import msgspec
 
+from watcher.config.units import parse_slurm_time
 from watcher.core import events
-from watcher.core.evaluation import EvaluationRecord, EvaluationState, RefusedOptions
+from watcher.core.evaluation import IN_FLIGHT_STATES, EvaluationRecord, EvaluationState, RefusedOptions
 from watcher.core.reasons import ReasonKind
+from watcher.core.usage import SubmittedAttempt
 
 MAX_HISTORY = 50
 """Changes kept in a record."""
@@ -55,7 +57,7 @@ def apply_state_change(record: EvaluationRecord, event: events.StateChange, t: f
         # An equal event keeps ``since``, so that waiting times are those of the first one.
         changes["since"] = t
         changes["history"] = (*record.history, (t, state.value, event.full_reason))[-MAX_HISTORY:]
-    return msgspec.structs.replace(
+    changed = msgspec.structs.replace(
         record,
         state=state,
         reason=event.reason,
@@ -65,6 +67,33 @@ def apply_state_change(record: EvaluationRecord, event: events.StateChange, t: f
         retry_at=event.retry_at,
         **changes,
     )
+    return _note_submitted(changed, event, t)
+
+
+def _note_submitted(record: EvaluationRecord, event: events.StateChange, t: float) -> EvaluationRecord:
+    """The record with the newest attempt among those that had a job."""
+    attempt = record.attempt
+    if attempt is None or attempt.job_id is None or event.run_id != attempt.run_id:
+        return record
+    known = record.submitted.get(attempt.run_id)
+    # A requeued job runs again, so what it used until then is not all of it.
+    usage = None if known is None or record.state in IN_FLIGHT_STATES else known.usage
+    noted = SubmittedAttempt(
+        run_id=attempt.run_id,
+        number=attempt.number,
+        job_id=attempt.job_id,
+        gpus=attempt.gpus,
+        tasks=attempt.tasks,
+        time_limit=parse_slurm_time(attempt.resources.get("time")),
+        submitted=attempt.submit_time or attempt.intended,
+        started=attempt.started,
+        restarts=attempt.restarts,
+        owner=attempt.owner,
+        changed_at=t,
+        scored=isinstance(event, events.Scored) or (known is not None and known.scored),
+        usage=usage,
+    )
+    return msgspec.structs.replace(record, submitted={**record.submitted, attempt.run_id: noted})
 
 
 def _changes_of(record: EvaluationRecord, event: events.StateChange, t: float) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Claim, exit records and log of an attempt."""
 
 import contextlib
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,14 @@ from suites.contract.exit_record import ExitRecord, combine_exit_records, read_e
 from suites.contract.log_paths import list_attempt_log_paths, prefill_log_paths
 from suites.contract.paths import AttemptPaths, EvaluationPaths, StatePaths
 from suites.contract.scoring_request import ScoringRequest, TierRequirement, compute_tier_digests, read_scoring_request
-from watcher.core.evaluation import PREFILL_DIRECTORY, Attempt
-from watcher.core.snapshot import AttemptFiles
+from watcher.attempts.usage import iter_unmeasured
+from watcher.core.evaluation import PREFILL_DIRECTORY, Attempt, EvaluationRecord
+from watcher.core.executor import Job
+from watcher.core.snapshot import AttemptFiles, UnmeasuredAttempt
 from watcher.observe.job_logs import read_log_ending
+
+MAX_MEASURED = 200
+"""Ended attempts that are read in one tick: an older watcher may have measured none of thousands."""
 
 _REASON_KEYS = ("problem", "reason", "error", "message", "what")
 
@@ -45,6 +51,29 @@ def read_attempt_files(paths: StatePaths, results: EvaluationPaths, run_id: str,
         else _read_job_reason(results, attempt_paths, last_record)
     )
     return AttemptFiles(claim=claim, exit_records=exit_records, failure_reason=reason)
+
+
+def read_ended_attempts(
+    paths: StatePaths, records: Iterable[EvaluationRecord], jobs: Mapping[str, Job]
+) -> dict[str, UnmeasuredAttempt]:
+    """Run id -> what is on disk of attempts that ended and are to be measured.
+
+    ``jobs``: the queue. A job that was cancelled may run for a while longer.
+    """
+    ended: dict[str, UnmeasuredAttempt] = {}
+    for record, attempt in itertools.islice(iter_unmeasured(records), MAX_MEASURED):
+        job = jobs.get(attempt.run_id)
+        if job is not None and not job.state.is_terminal:
+            continue
+        attempt_paths = paths.attempt(attempt.run_id)
+        exit_records = tuple(read_exit_records(attempt_paths.folder))
+        # An abandoned attempt has a claim that no job took.
+        claim = ""
+        with contextlib.suppress(OSError, DamagedDocument):
+            claim = read_line(attempt_paths.claim)
+        is_claimed = claim.startswith(("slurm:", "local:"))
+        ended[attempt.run_id] = UnmeasuredAttempt(evaluation=record.key, exit_records=exit_records, is_claimed=is_claimed)
+    return ended
 
 
 def _read_job_reason(results: EvaluationPaths, attempt_paths: AttemptPaths, last_record: ExitRecord) -> str:

@@ -180,6 +180,9 @@ class Observer:
             for record in in_flight
             if record.attempt is not None and not _is_listed_live(find_job(record.attempt, queue))
         }
+        ended = evidence_attempts.read_ended_attempts(
+            config.paths, journal_state.records.values(), {} if queue is None else queue.jobs or {}
+        )
         requests = self._read_requests(config, server_now)
         inputs: tuple[object, ...] = (config, *stages.values(), *requirements.values(), *missing_entries.values(), unscheduled)
         # Caches return the same object while nothing changed, so identity is enough and cheap.
@@ -191,6 +194,7 @@ class Observer:
             or queue
             or requests
             or in_flight
+            or ended
             or self._stage_folders.changed_folders
             or self._inspections.deferred
         )
@@ -220,6 +224,8 @@ class Observer:
             mirrors=mirrors,
             stale_mirrors=stale_mirrors,
             attempts=attempts,
+            ended=ended,
+            has_accounting=self._queue_reader.has_accounting,
             queue=queue,
             unknown_jobs=unknown_jobs,
             partition_limits=query_limits_of_ended_attempts(executor, config, in_flight, attempts, queue),

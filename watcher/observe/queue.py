@@ -8,9 +8,11 @@ what it lacks is only asked for in accounting where that owner is the attempt's.
 import math
 from collections.abc import Mapping, Sequence
 
+from watcher.attempts.usage import iter_unmeasured
 from watcher.core.evaluation import IN_FLIGHT_STATES, Attempt, EvaluationRecord, is_in_future
 from watcher.core.executor import AnswerDoubtful, Executor, ExecutorUnreachable, Job, JobState
 from watcher.core.snapshot import QueueSnapshot
+from watcher.core.usage import SubmittedAttempt
 from watcher.journal.replay import JournalState
 
 MAX_ACCOUNTING_WINDOW_SECONDS = 7 * 86400.0
@@ -21,6 +23,12 @@ ABANDONED_WATCH_SECONDS = 3600.0
 
 ACCOUNTING_LAG_SECONDS = 60.0
 """Seconds after which accounting is queried for a name that the queue lacks, and between two such queries."""
+
+ENDED_QUERY_SECONDS = 300.0
+"""Seconds between two questions of accounting about what ended attempts used."""
+
+MAX_ENDED_NAMES = 200
+"""Ended attempts that one question is about."""
 
 LOCAL_START_SECONDS = 5.0
 """Seconds that a process of this machine may take to claim its attempt."""
@@ -40,6 +48,10 @@ class QueueReader:
         self._accounting_names: frozenset[str] = frozenset()
         """Names that the last query was about; empty where it had no answer."""
         self._history: Mapping[str, Job] | None = None
+        self._ended_queried_at = float("-inf")
+        """When accounting was last asked about ended attempts."""
+        self.has_accounting: bool | None = None
+        """None: not known yet."""
         self._queue: QueueSnapshot | None = None
         self._is_queried = self._was_answered = False
         self._listed_own_job = False
@@ -62,22 +74,35 @@ class QueueReader:
         in_flight = [record for record in records if record.state in IN_FLIGHT_STATES and record.attempt is not None]
         # The job of an abandoned attempt may still appear, and has to be cancelled then.
         recently_abandoned = any(0 <= now - at < ABANDONED_WATCH_SECONDS for at in journal_state.abandoned.values())
+        self.has_accounting = self.has_accounting if executor.submits_held else False
+        ended = self._list_ended(journal_state, now)
         # The controller serves the entire cluster, so it is queried only while an answer matters.
         should_query = (
             bool(in_flight)
             or recently_abandoned
             or not self._was_answered
             or self._listed_live_job
+            or bool(ended)
             or any(record.is_ready_to_submit for record in records)
             or (full_scan_due and any(record.attempts for record in records))
         )
         if should_query:
             self._is_queried = True
-            self._queue = self._query(executor, in_flight, now)
+            self._queue = self._query(executor, in_flight, ended, now)
             self._was_answered = self._was_answered or self._queue.jobs is not None
         return self._queue
 
-    def _query(self, executor: Executor, in_flight: Sequence[EvaluationRecord], now: float) -> QueueSnapshot:
+    def _list_ended(self, journal_state: JournalState, now: float) -> list[SubmittedAttempt]:
+        """Attempts about whose use accounting is to be asked now: they ended a while ago."""
+        if self.has_accounting is False or 0 <= now - self._ended_queried_at < ENDED_QUERY_SECONDS:
+            return []
+        ended = [attempt for _, attempt in iter_unmeasured(journal_state.records.values())]
+        due = [each for each in ended if ACCOUNTING_LAG_SECONDS <= now - each.changed_at < MAX_ACCOUNTING_WINDOW_SECONDS]
+        return due[:MAX_ENDED_NAMES]
+
+    def _query(
+        self, executor: Executor, in_flight: Sequence[EvaluationRecord], ended: Sequence[SubmittedAttempt], now: float
+    ) -> QueueSnapshot:
         expects_job, self._listed_own_job, self.note = bool(in_flight) or self._listed_own_job, False, ""
         try:
             jobs = executor.query_queue()
@@ -96,7 +121,7 @@ class QueueReader:
             if record.attempt is not None
             and (record.attempt.run_id not in jobs or _is_cancelled_by_unknown(jobs[record.attempt.run_id]))
         ]
-        if not missing_attempts:
+        if not missing_attempts and not ended:
             return QueueSnapshot(at=now, jobs=jobs)
         # Whose jobs these are matters only for a job that is not among them.
         owner = executor.identify()
@@ -112,7 +137,10 @@ class QueueReader:
             )
         ]
         names = [attempt.run_id for attempt in missing_attempts]
-        if not names:
+        # What accounting says of other users' jobs, or of another cluster's, is no answer.
+        ended = [attempt for attempt in ended if not owner.find_blind_spot(attempt.owner)]
+        ended_names = [attempt.run_id for attempt in ended if attempt.run_id not in names]
+        if not names and not ended_names:
             return QueueSnapshot(at=now, jobs=jobs, owner=owner)
         if executor.submits_held and 0 <= now - self._accounting_queried_at < ACCOUNTING_LAG_SECONDS:
             # The last answer counts until the next one: else what it said would be forgotten in between.
@@ -122,11 +150,14 @@ class QueueReader:
         self._accounting_queried_at, self._accounting_names = now, frozenset()
         try:
             # Accounting begins at midnight unless a start is given.
-            since = min(_get_accounting_start(attempt, now) for attempt in missing_attempts)
-            self._history = executor.query_accounting(names, since)
+            starts = [_get_accounting_start(attempt, now) for attempt in missing_attempts]
+            since = min([*starts, *(attempt.submitted for attempt in ended)])
+            self._history = executor.query_accounting([*names, *ended_names], since)
         except ExecutorUnreachable as error:
             return QueueSnapshot(at=now, jobs=jobs, error=str(error), owner=owner)
-        self._accounting_names = frozenset(names)
+        self._accounting_names = frozenset([*names, *ended_names])
+        self.has_accounting = self._history is not None
+        self._ended_queried_at = now if ended_names else self._ended_queried_at
         return QueueSnapshot(at=now, jobs=jobs, history=self._history, accounting_checked=True, owner=owner)
 
 

@@ -11,6 +11,7 @@ from suites.contract.paths import format_step_directory
 from watcher.attempts.in_flight import next_action_in_flight
 from watcher.attempts.orphan_jobs import resolve_orphan_jobs
 from watcher.attempts.retry_policy import RetryRules
+from watcher.attempts.usage import make_measured_events
 from watcher.averages.pins import next_member_pin_actions
 from watcher.config.settings import Config, Stage
 from watcher.core import events, stage_events
@@ -110,6 +111,7 @@ def reconcile(snapshot: Snapshot, journal_state: JournalState, config: Config, c
     submissions = select_submissions(candidates, snapshot, config, journal_state)
     outcomes += refused_options.hold_submissions(submissions, journal_state.records)
     outcomes += skip_refused_options(journal_state, config)
+    outcomes += make_measured_events(snapshot, journal_state.records)
     outcomes += _collect_skips(snapshot, config, journal_state, unknown_bridges)
     skips = tuple(item for item in outcomes if isinstance(item, Skip))
     # While nothing changes on disk, the decision holds until the first backoff ends, or a loss is confirmed.

@@ -8,8 +8,9 @@ from watcher.averages.members import describe_changed_members
 from watcher.config.settings import Config
 from watcher.core import events
 from watcher.core.actions import Action, MirrorResults, Skip, UnpinCheckpoint
-from watcher.core.evaluation import EvaluationRecord, EvaluationState, build_mirror_token
+from watcher.core.evaluation import EvaluationRecord, EvaluationState
 from watcher.core.reasons import ReasonKind
+from watcher.core.result_paths import build_mirror_token
 from watcher.core.snapshot import Snapshot, find_outdated_tiers
 from watcher.journal.replay import JournalState
 from watcher.reconcile.stage_facts import compute_facts_digest

@@ -22,6 +22,7 @@ from suites.contract.comparison import (
 from suites.contract.log_paths import list_attempt_log_paths
 from suites.contract.paths import EvaluationPaths, format_step_directory
 from suites.contract.stage_summary import StageDocument
+from watcher.attempts.usage import UsageTotal, sum_usage
 from watcher.config.settings import REFERENCE_PREFIX, Config, Stage
 from watcher.core.evaluation import EvaluationRecord
 from watcher.core.result_paths import get_configured_results_folder, get_evaluation_paths
@@ -37,6 +38,7 @@ from watcher.report.result_files import ResultFiles, list_result_folders, read_r
 from watcher.report.signal_and_noise import read_summary
 from watcher.status.health import Health
 from watcher.status.training_notes import describe_other_assumptions, describe_training_changes
+from watcher.status.usage import build_usage
 
 REPORT_SCHEMA = 1
 
@@ -77,6 +79,8 @@ class ReportedEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     errors: tuple[str, ...] = ()
     """One line for each missing or broken file."""
     times: Mapping[str, float] = msgspec.field(default_factory=dict)
+    usage: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    """GPU hours and queue wait of all its attempts, as in status.json; empty: the journal has no record."""
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
@@ -113,6 +117,8 @@ class StageReport(msgspec.Struct, frozen=True, kw_only=True):
     objectives: Mapping[str, Any] = msgspec.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """Remarks on the baseline: not the config's, or not scored yet."""
+    usage: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    """The same of all evaluations together."""
     summary: StageDocument | None = None
     """stage.json: noise, and what was forgotten."""
 
@@ -157,19 +163,21 @@ def build_report(
         health=health.verdict,
         health_line=health.summary,
         status=health.document or {},
-        stages=tuple(_build_stage(name, config, journal_state, compare_requests) for name in names if only_stage in {None, name}),
+        stages=tuple(
+            _build_stage(name, config, journal_state, compare_requests, now) for name in names if only_stage in {None, name}
+        ),
     )
 
 
 def _build_stage(
-    name: str, config: Config, journal_state: JournalState, compare_requests: Mapping[str, CompareRequest]
+    name: str, config: Config, journal_state: JournalState, compare_requests: Mapping[str, CompareRequest], now: float
 ) -> StageReport:
     stage = config.stages.get(name)
     results = Path(get_configured_results_folder(config, name))
     stage_records = [record for record in journal_state.records.values() if record.stage == name]
     # Each record is read where its attempt published, since the config may name another folder now.
     evaluations = [
-        _build_from_record(record, get_evaluation_paths(config, record).root, compare_requests.get(record.key))
+        _build_from_record(record, get_evaluation_paths(config, record).root, compare_requests.get(record.key), now)
         for record in stage_records
     ]
     evaluations += _find_unjournaled(results, name, {record.directory for record in stage_records})
@@ -196,6 +204,7 @@ def _build_stage(
             *errors,
             *(() if stage is None else describe_other_assumptions(stage, stage_records)),
         ),
+        usage=build_usage(sum((sum_usage(record, now) for record in stage_records), UsageTotal())),
         summary=summary,
     )
 
@@ -222,7 +231,9 @@ def _collect_notes(stage: Stage | None, bridge: EvaluationRecord | None, started
         yield mismatch
 
 
-def _build_from_record(record: EvaluationRecord, results: Path, compare_request: CompareRequest | None) -> ReportedEvaluation:
+def _build_from_record(
+    record: EvaluationRecord, results: Path, compare_request: CompareRequest | None, now: float
+) -> ReportedEvaluation:
     paths = EvaluationPaths(results, record.directory)
     result_files = read_result_files(paths)
     errors = list(result_files.errors)
@@ -261,6 +272,7 @@ def _build_from_record(record: EvaluationRecord, results: Path, compare_request:
         and (compare_request.lacks_level or compared.request != compare_request),
         errors=tuple(dict.fromkeys(errors)),
         times=record.times,
+        usage=build_usage(sum_usage(record, now)),
     )
 
 

@@ -16,6 +16,9 @@ CSV_COLUMNS = (
     *("against", "against_evaluation", "low", "high", "p", "p_holm", "verdict"),
 )
 
+USAGE_METRICS = ("gpu_hours", "run_hours", "wait_hours", "attempts", "other_gpu_hours", "other_attempts")
+"""Keys of an evaluation's usage that are rows."""
+
 ReportRow = dict[str, object]
 
 
@@ -30,6 +33,7 @@ def iter_report_rows(report: Report) -> Iterator[ReportRow]:
             # Long format: a new metric adds rows and never changes a column.
             yield from _iter_figure_rows(evaluation)
             yield from _iter_difference_rows(evaluation)
+            yield from _iter_usage_rows(evaluation)
 
 
 def render_csv(report: Report) -> str:
@@ -67,6 +71,15 @@ def _iter_figure_rows(evaluation: ReportedEvaluation) -> Iterator[ReportRow]:
         for name, numbers in {"": tier_figures.totals, **tier_figures.entries}.items():
             for metric, number in numbers.items():
                 yield head | {"tier": tier, "name": name, "metric": metric, "value": number.value, "error": number.error}
+
+
+def _iter_usage_rows(evaluation: ReportedEvaluation) -> Iterator[ReportRow]:
+    """What it cost; a metric named ``..._at_least`` is not known exactly."""
+    if evaluation.usage.get("attempts"):
+        suffix = "_at_least" if evaluation.usage["at_least"] else ""
+        for metric in USAGE_METRICS:
+            name = f"{metric}{suffix}" if metric in {"gpu_hours", "run_hours"} else metric
+            yield _build_key_columns(evaluation) | {"tier": "cost", "name": "", "metric": name, "value": evaluation.usage[metric]}
 
 
 def _iter_difference_rows(evaluation: ReportedEvaluation) -> Iterator[ReportRow]:

@@ -19,6 +19,7 @@ from watcher.report.references import print_reference_table
 from watcher.report.result_files import FigureValue
 from watcher.report.signal_and_noise import describe_window, list_noise_layouts
 from watcher.report.terminal_tables import make_table, make_text, print_layout
+from watcher.status.usage import describe_usage
 
 _STYLES = {"better": "green", "worse": "red", "pass": "green", "fail": "red"}
 
@@ -154,6 +155,8 @@ def _print_stage(stage: StageReport, console: Console) -> None:
     console.print(make_text(f"{stage.name}: {bridge}", "bold"))
     for note in stage.notes:
         console.print(make_text(f"! {note}", "yellow"))
+    if stage.usage.get("attempts"):
+        console.print(make_text(describe_usage(stage.usage)))
     if not stage.evaluations:
         console.print(make_text("no evaluations yet"))
         return
@@ -218,6 +221,8 @@ def _describe_evaluation(evaluation: ReportedEvaluation) -> Iterator[str]:
     yield f"average of steps, by weight: {members}" if members else f"checkpoint: {evaluation.checkpoint}"
     if evaluation.files.tokens_seen is not None:
         yield f"tokens seen: {evaluation.files.tokens_seen}"
+    if evaluation.usage.get("attempts"):
+        yield f"cost: {describe_usage(evaluation.usage)}"
     yield from (f"log: {log}" for log in evaluation.logs)
     yield from (f"! {error}" for error in evaluation.errors)
     for comparison in evaluation.comparisons:

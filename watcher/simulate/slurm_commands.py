@@ -172,6 +172,8 @@ class SimulatedSlurm(SimulatedCluster):
                     "Submit": _format_time(visible_row.submit, environ, "Unknown"),
                     "Start": _format_time(visible_row.start, environ, "Unknown"),
                     "End": _format_time(visible_row.end, environ, "Unknown"),
+                    "ElapsedRaw": str(round((visible_row.end or now) - (visible_row.start or visible_row.end or now))),
+                    "AllocTRES": "billing=8,cpu=8,gres/gpu=1,node=1" if visible_row.start else "",
                     "NodeList": _NO_NODES if visible_row.start is None else "node1",
                     "JobName": job.name,
                 }

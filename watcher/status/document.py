@@ -13,6 +13,7 @@ import msgspec
 
 from suites.common.atomic_files import write_atomically
 from suites.contract.paths import StatePaths
+from watcher.attempts.usage import UsageTotal, sum_usage
 from watcher.config.settings import Config, Stage
 from watcher.core.actions import Skip
 from watcher.core.evaluation import PREFILL_DIRECTORY, Attempt, EvaluationRecord
@@ -25,6 +26,7 @@ from watcher.status.training_notes import (
     describe_training_changes,
     read_published_assume,
 )
+from watcher.status.usage import build_usage
 
 STATUS_SCHEMA = 1
 
@@ -123,12 +125,23 @@ def _build_stage(
     details: Mapping[str, str],
     progress: Mapping[str, Mapping[str, float]],
     *,
+    usages: Mapping[str, UsageTotal],
     note: str,
 ) -> StatusDocument:
     ordered = sorted(records, key=lambda record: (record.step, record.source, record.directory))
-    rows = [_build_row(record, details.get(record.key, ""), progress.get(record.key, {})) for record in ordered]
+    rows = [
+        _build_row(record, details.get(record.key, ""), progress.get(record.key, {}), usages[record.key]) for record in ordered
+    ]
+    usage = build_usage(sum((usages[record.key] for record in records), UsageTotal()))
     if stage is None:  # only an earlier config had it
-        return {"checkpoints": None, "exists": False, "configured": False, "counts": _count_states(records), "evaluations": rows}
+        return {
+            "checkpoints": None,
+            "exists": False,
+            "configured": False,
+            "counts": _count_states(records),
+            "usage": usage,
+            "evaluations": rows,
+        }
     checkpoints = str(stage.checkpoints)
     # Only checkpoints that were seen count: a request for a later step must not hide the next one.
     newest_step = max((record.step for record in records if record.source == stage.name and record.times), default=0)
@@ -147,11 +160,12 @@ def _build_stage(
         "last": stage.last_step,
         "assume": dict(stage.assume),
         "counts": _count_states(records),
+        "usage": usage,
         "evaluations": rows,
     }
 
 
-def _build_row(record: EvaluationRecord, detail: str, progress: Mapping[str, float]) -> StatusDocument:
+def _build_row(record: EvaluationRecord, detail: str, progress: Mapping[str, float], usage: UsageTotal) -> StatusDocument:
     """One evaluation's row; ``detail`` is added by the last tick."""
     # Scores come from tier files, and JSON has neither NaN nor infinity.
     scores = select_finite(record.extra.get("scores"))
@@ -179,6 +193,7 @@ def _build_row(record: EvaluationRecord, detail: str, progress: Mapping[str, flo
         "notes": list(record.extra.get("notes", ())),
         "assume": read_published_assume(record),
         "progress": dict(progress),
+        "usage": build_usage(usage),
     }
 
 
@@ -239,7 +254,7 @@ def build_status(
     for record in records.values():
         # A stage that left the config keeps its rows.
         stages.setdefault(record.stage, []).append(record)
-    skip_reasons = _join_reasons(skips)
+    skip_reasons, usages = _join_reasons(skips), {key: sum_usage(record, now) for key, record in records.items()}
     # A skip that repeats the journal's reason adds no detail.
     details = _join_reasons(skip for skip in skips if not skip.repeats_reason)
     return {
@@ -263,10 +278,17 @@ def build_status(
         "paused": {stage: msgspec.structs.asdict(pause) for stage, pause in pauses.items()},
         "queue": _build_queue(queue, queue_error_since),
         "counts": _count_states(records.values()),
+        "usage": build_usage(sum(usages.values(), UsageTotal())),
         "latencies": compute_latencies(records.values()),
         "stages": {
             name: _build_stage(
-                config.stages.get(name), stage_records, skip_reasons, details, progress, note=daemon.stage_notes.get(name, "")
+                config.stages.get(name),
+                stage_records,
+                skip_reasons,
+                details,
+                progress,
+                usages=usages,
+                note=daemon.stage_notes.get(name, ""),
             )
             for name, stage_records in stages.items()
         },

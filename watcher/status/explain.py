@@ -3,12 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from suites.common.formatting import format_count, format_duration, format_local_time, strip_control_characters
 from suites.contract.looks import STAGE_LEVEL
 from suites.contract.paths import format_step_directory
+from watcher.attempts.usage import sum_usage
 from watcher.config.settings import REFERENCE_PREFIX, Config, Stage
 from watcher.core.evaluation import EvaluationRecord, EvaluationState
 from watcher.status.table import hang_lines, wrap_lines
+from watcher.status.usage import build_usage, describe_usage
 
 NEXT_STEP_TEXTS = {
     EvaluationState.PENDING: "The watcher checks the checkpoint {when}.",
@@ -88,6 +92,7 @@ def explain_evaluation(
                     *_describe_attempt(record),
                     *_describe_timing(record),
                     *_describe_level(record),
+                    *_describe_usage(record, now),
                     *_describe_last_tick(detail),
                     describe_next_step(record, now, poll_seconds),
                 ]
@@ -127,6 +132,17 @@ def list_evaluation_facts(
         },
         "failures": dict(record.failures),
         "times": dict(record.times),
+        "usage": build_usage(sum_usage(record, now)),
+        "attempts": [
+            {
+                "number": attempt.number,
+                "run_id": attempt.run_id,
+                "job_id": attempt.job_id,
+                "scored": attempt.scored,
+                "usage": None if attempt.usage is None else msgspec.to_builtins(attempt.usage),
+            }
+            for attempt in record.submitted.values()
+        ],
         "retry_at": record.retry_at,
         "next": describe_next_step(record, now, poll_seconds),
     }
@@ -204,6 +220,11 @@ def _describe_level(record: EvaluationRecord) -> list[str]:
     level, part = f"{100 * record.level:.3g} %", f"its part of the stage's {100 * STAGE_LEVEL:g} %"
     sentence = f"Its comparisons may call a false better or worse at a level of {level} against each baseline, {part}."
     return [f"{sentence} The level was fixed at its first comparison."]
+
+
+def _describe_usage(record: EvaluationRecord, now: float) -> list[str]:
+    total = sum_usage(record, now)
+    return [f"Cost: {describe_usage(build_usage(total))}."] if total.attempts else []
 
 
 def _describe_last_tick(detail: str | None) -> list[str]:

@@ -29,6 +29,7 @@ def normalize_status(document: JsonObject) -> StatusDocument:
     normalized["latencies"] = {name: latency for name, latency in parsed.items() if None not in latency.values()}
     paused = {str(stage): pause for stage, pause in as_object(document.get("paused")).items() if isinstance(pause, Mapping)}
     normalized["paused"] = {stage: _parse_fields(pause, _PAUSE_FIELDS) for stage, pause in paused.items()}
+    normalized["usage"] = _parse_usage(document.get("usage"))
     queue = document.get("queue")
     normalized["queue"] = _parse_fields(queue, _QUEUE_FIELDS) if isinstance(queue, Mapping) else None
     return normalized
@@ -74,6 +75,10 @@ def _parse_stage(name: str, stage: object) -> StatusDocument:
         row["source"] = row["source"] or name
     # A row without these cannot be shown or found.
     return {**parsed, "evaluations": [row for row in rows if row["evaluation"] and row["state"] and row["step"] is not None]}
+
+
+def _parse_usage(value: object) -> StatusDocument:
+    return _parse_fields(as_object(value), _USAGE_FIELDS)
 
 
 def _parse_attempt(value: object) -> StatusDocument | None:
@@ -125,6 +130,12 @@ _QUEUE_FIELDS: Mapping[str, FieldParser] = {
     "since": _as_seconds,
 }
 
+_USAGE_FIELDS: Mapping[str, FieldParser] = {
+    **dict.fromkeys(("gpu_hours", "run_hours", "wait_hours", "other_gpu_hours"), lambda value: _as_seconds(value) or 0.0),
+    **dict.fromkeys(("attempts", "other_attempts"), lambda value: _as_int(value) or 0),
+    "at_least": lambda value: value is True,
+}
+
 _STAGE_FIELDS: Mapping[str, FieldParser] = {
     "checkpoints": _as_text_or_none,
     "error": _as_text,
@@ -134,6 +145,7 @@ _STAGE_FIELDS: Mapping[str, FieldParser] = {
     "last": _as_int,
     "assume": lambda value: {str(key): _as_text(choice) for key, choice in as_object(value).items()},
     "counts": select_finite,
+    "usage": _parse_usage,
 }
 
 _MEMBER_FIELDS: Mapping[str, FieldParser] = {
@@ -153,6 +165,7 @@ _ROW_FIELDS: Mapping[str, FieldParser] = {
     "assume": as_object,
     "average": lambda value: [_parse_fields(member, _MEMBER_FIELDS) for member in as_list(value) if isinstance(member, Mapping)],
     "progress": _select_seconds,
+    "usage": _parse_usage,
 }
 
 _ATTEMPT_FIELDS: Mapping[str, FieldParser] = {

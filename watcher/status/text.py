@@ -11,6 +11,7 @@ from suites.contract.paths import format_step_directory
 from suites.contract.tier_files import INSTRUCTION_MATCH_RATE
 from watcher.status.reader import JsonObject
 from watcher.status.table import fit_to_width, measure_width, render_table, wrap_lines
+from watcher.status.usage import describe_usage
 
 MAX_SCORED_SHOWN = 20
 """Scored evaluations shown for each stage: the newest."""
@@ -70,7 +71,10 @@ def render_status_body(document: JsonObject, now: float) -> list[str]:
     for name, stage in document.get("stages", {}).items():
         lines += ["", *_render_stage(name, stage, now)]
     lines += _render_unscheduled(document)
-    return lines + _render_latencies(document.get("latencies", {}))
+    lines += _render_latencies(document.get("latencies", {}))
+    return lines + (
+        wrap_lines(f"In all: {describe_usage(usage)}") if (usage := document.get("usage")) and usage["attempts"] else []
+    )
 
 
 def _render_pause(stage: str, pause: JsonObject, now: float) -> list[str]:
@@ -119,6 +123,8 @@ def _render_stage(name: str, stage: JsonObject, now: float) -> list[str]:
         lines += wrap_lines(f"assumed of model_config.json, where it has the key: {choices}", "  ", "    ")
     for note in stage.get("notes", ()):
         lines += wrap_lines(f"! {note}", "  ", "    ")
+    if (usage := stage.get("usage")) and usage["attempts"]:
+        lines += wrap_lines(describe_usage(usage), "  ", "    ")
     rows = stage["evaluations"]
     # What all scores of a stage say, such as which tokenizer decided, is said once.
     for note, count in Counter(note for row in rows for note in row.get("notes") or ()).items():

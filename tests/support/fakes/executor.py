@@ -16,7 +16,16 @@ from suites.contract.exit_record import ExitRecord
 from suites.contract.job_owner import JobOwner
 from suites.contract.paths import AttemptPaths
 from suites.contract.scoring_request import read_scoring_request
-from watcher.core.executor import ExecutorUnreachable, Job, JobState, PartitionLimits, Resources, SubmissionResult, SubmitKind
+from watcher.core.executor import (
+    AccountedTimes,
+    ExecutorUnreachable,
+    Job,
+    JobState,
+    PartitionLimits,
+    Resources,
+    SubmissionResult,
+    SubmitKind,
+)
 from watcher.simulate.jobs import fill_cache, publish_scores
 
 LIVE_STATES = {JobState.HELD, JobState.REQUEUED_HELD, JobState.PENDING, JobState.RUNNING, JobState.COMPLETING, JobState.UNKNOWN}
@@ -137,7 +146,9 @@ class FakeExecutor:
         if not self.accounting:
             return None
         known = {**self.purged, **{name: job for name, job in self.jobs.items() if job.state is not JobState.HELD}}
-        return {name: self._tell(known[name]) for name in names if name in known and known[name].submitted >= since - 3600}
+        told = {name: self._tell(known[name]) for name in names if name in known and known[name].submitted >= since - 3600}
+        times = AccountedTimes(run_seconds=60.0, gpu_seconds=60.0, wait_seconds=30.0)
+        return {name: msgspec.structs.replace(job, accounted=times) for name, job in told.items()}
 
     def query_partition_limits(self, partition):
         self.calls["most"] += 1

@@ -168,6 +168,8 @@ def _sacct(_fake: FakeSlurm, state: State, arguments: list[str], environment: Ma
                 "Start": _format_time(row["start"], environment, "Unknown"),
                 "End": _format_time(row["end"], environment, "Unknown"),
                 "NodeList": job["node"],
+                "ElapsedRaw": str(int((row["end"] or row["start"] or 0) - (row["start"] or row["end"] or 0))),
+                "AllocTRES": "billing=1,cpu=1,node=1",
                 "JobName": job["name"],
                 "Comment": "",  # only where AccountingStoreFlags says so
             }

@@ -6,7 +6,7 @@ from watcher.executors.slurm_records import RecordMarks
 MARKS = RecordMarks("t")
 
 _QUEUE_VALUES = ("7", "RUNNING", "100", "200", "300", "None", "eval-1", "watcher:x")
-_ACCOUNTING_VALUES = ("7", "COMPLETED", "0:0", "100", "200", "eval-1", "", "node1", "300")
+_ACCOUNTING_VALUES = ("7", "COMPLETED", "0:0", "100", "200", "eval-1", "", "node1", "100", "cpu=8,gres/gpu=1,node=1", "300")
 
 
 def queue_row(**changed):

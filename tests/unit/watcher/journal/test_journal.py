@@ -213,6 +213,7 @@ EVENTS = st.lists(
 
 
 OTHERS = {"host": "h", "pid": 1, "copy": "c", "pin": {"fingerprint": "f"}, "facts": {}, "id": "i", "level": 0.01}
+OTHERS |= {"usage": {"gpu_seconds": 2.0, "run_seconds": 1.0, "source": "accounting"}}
 OTHERS |= {"plan": {"planned_count": 2, "steps": [1, 2]}}
 
 

@@ -23,6 +23,7 @@ from watcher.core import event_parsing, events, stage_events
 from watcher.core.evaluation import Attempt, Pin
 from watcher.core.request_types import Amendment, Request
 from watcher.core.snapshot import Snapshot, StageFolder, StageRequirements
+from watcher.core.usage import Usage, UsageSource
 from watcher.journal.journal import read_journal
 from watcher.journal.replay import MAX_WARNINGS
 from watcher.journal.request_files import read_requests
@@ -36,6 +37,7 @@ from watcher.status.text import render_status
 NOW = 1_700_000_000.0
 KEY = "stage1/step_100"
 ATTEMPT = Attempt(run_id="eval-stage1-100-ab", number=1, fingerprint="f1", suites={"tier2_ppl": "d"}, intended=NOW, tasks=2)
+USAGE = Usage(gpu_seconds=7200.0, run_seconds=3600.0, wait_seconds=60.0, source=UsageSource.ACCOUNTING, at_least=True)
 AVERAGE = tuple(AverageStep(step=step, weight=0.5, checkpoint=f"/c/stage1/{step}") for step in (300, 400))
 
 
@@ -87,6 +89,7 @@ def make_journal():
         events.Waiting(evaluation="stage1/step_400", deleted=True, reason="gone"),
         events.Cancelled(evaluation="stage1/step_300"),
         events.Pending(evaluation="stage1/step_300", fresh=True, forced=True, requested=True),
+        events.AttemptMeasured(**about, run_id=ATTEMPT.run_id, usage=USAGE),
         events.LeftOver(evaluation=KEY, run_id="eval-x"),
         stage_events.StageFactsRead(stage="stage1", facts={"tokenizer": "t", "seq_len": 64, "checkpoint": "/c/stage1/100"}),
         stage_events.LooksPlanned(

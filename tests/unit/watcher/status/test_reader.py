@@ -37,8 +37,20 @@ def row(step, state, **more):
         "assume": {"tier2_ppl": {"rope_scaling": "ignored"}},
         "average": [{"step": step, "weight": 1.0}],
         "progress": {},
+        "usage": dict(USAGE),
     }
     return {"evaluation": f"stage1/{name}", "directory": name, "step": step, "state": state, **said, **rest, **more}
+
+
+USAGE = {
+    "gpu_hours": 2.5,
+    "run_hours": 2.5,
+    "wait_hours": 0.5,
+    "attempts": 3,
+    "other_gpu_hours": 0.5,
+    "other_attempts": 2,
+    "at_least": True,
+}
 
 
 def whole():
@@ -79,8 +91,9 @@ def whole():
         "paused": {"stage1": {"since": NOW - 60, "by": "ada@login1", "reason": "full"}},
         "queue": {"at": NOW, "jobs": None, "error": "squeue: no answer", "since": NOW - 50},
         "counts": {"scored": 1, "running": 1, "failed": 1},
+        "usage": dict(USAGE),
         "latencies": {"complete_to_scored": {"p50": 1.0, "p95": 2.0, "n": 3}},
-        "stages": {"stage1": {**stage, "counts": {"scored": 1}, "evaluations": rows}},
+        "stages": {"stage1": {**stage, "counts": {"scored": 1}, "usage": dict(USAGE), "evaluations": rows}},
         "skipped": [{"evaluation": "stage1/step_900", "reason": "not in the schedule"}],
         "skipped_count": 1,
     }
