@@ -3,7 +3,7 @@
 # make check   linters, types, import rules, and the login node's tests on the installed wheel, without torch
 # make bench   measures, and writes tests/benchmarks/RESULTS.md; make bench BENCH=speed: only that part
 #
-# PYTHON=/path/to/python3.11 where python3 is older. Every target can be run again: what is done is not done twice.
+# JOBS=N runs N tests at a time: more than two cores have, since many wait for daemons. PYTHON=/path/to/python3.11 where python3 is older. Every target can be run again: what is done is not done twice.
 
 SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,7 +13,7 @@ MAKEFLAGS   += --no-print-directory
 PYTHON ?= python3
 SLURM  ?=
 BENCH  ?=
-JOBS   ?= 2
+JOBS   ?= 3
 VENV   := .venv
 LOGIN  := .venv-login
 BIN    := $(VENV)/bin
@@ -77,7 +77,8 @@ login-node: $(LOGIN)/.installed
 	    if $(LOGIN)/bin/python -c "import $$unwanted" 2>/dev/null; then echo "a plain install brings $$unwanted" >&2; exit 1; fi; done
 	cd / && EXPECT_INSTALLED=1 $(CURDIR)/$(LOGIN)/bin/pytest -q -m "not slow" -p no:cacheprovider -n $(JOBS) -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) \
 	    $(CURDIR)/tests/unit/suites $(CURDIR)/tests/unit/watcher $(CURDIR)/tests/integration/daemon \
-	    --ignore $(CURDIR)/tests/unit/watcher/simulate --ignore $(CURDIR)/tests/integration/daemon/test_state_machine.py
+	    --ignore $(CURDIR)/tests/unit/watcher/simulate --ignore $(CURDIR)/tests/integration/daemon/test_state_machine.py \
+	    -k "not killed_at_every_effect"
 
 # The tests' own Slurm; says why where it cannot be had
 slurm: venv

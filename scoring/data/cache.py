@@ -11,11 +11,10 @@ from functools import cached_property
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any, Required, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Required, TypedDict, Unpack
 
 import msgspec
 import numpy as np
-import torch
 
 from scoring.data.cache_entries import EntryProgress, ProgressCallback, load_tensors, obtain_entry, save_tensors
 from scoring.data.cloze_items import StoredItems, TaskItem, build_task_files
@@ -32,6 +31,9 @@ from suites.definitions.data_cache import CACHE_ENTRY_KINDS, build_prefill_comma
 from suites.definitions.local_data import hash_data_files
 from suites.definitions.suite import SliceDefinition
 
+if TYPE_CHECKING:
+    import torch
+
 TOKENS_FILE = "packed_tokens.pt"
 
 _BATCH_SIZE = 32
@@ -40,13 +42,13 @@ _BATCH_SIZE = 32
 class SliceEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A perplexity slice of the cache, mapped into memory."""
 
-    tokens: torch.Tensor
+    tokens: "torch.Tensor"
     """int32 [T]: BOS, text and EOS of each document in turn."""
-    document_starts: torch.Tensor
+    document_starts: "torch.Tensor"
     """int64 [D], ascending from 0: the index in ``tokens`` where each document begins."""
-    document_bytes: torch.Tensor
+    document_bytes: "torch.Tensor"
     """int64 [D]: UTF-8 bytes of each document's text."""
-    document_texts: torch.Tensor | None = None
+    document_texts: "torch.Tensor | None" = None
     """int64 [D]: a hash of each document's text, equal for all tokenizers; None in entries of before."""
     meta: dict[str, Any]
     data_key: str
@@ -212,7 +214,7 @@ def _build_slice_files(
     }
     # The texts' hashes are no part of the data key: they change no score.
     stored = {**arrays, "document_texts": np.array(document_texts, dtype=np.int64)}  # [D]
-    save_tensors({key: torch.from_numpy(values) for key, values in stored.items()}, temporary / TOKENS_FILE)
+    save_tensors(stored, temporary / TOKENS_FILE)
     digest = hashlib.sha256()
     for key, values in arrays.items():
         digest.update(f"{key} {values.size}\n".encode())

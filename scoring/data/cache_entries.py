@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 from filelock import SoftFileLease, Timeout
 
 from scoring.runtime.leases import identify_empty_lease
@@ -210,15 +211,15 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def save_tensors(tensors: "Mapping[str, torch.Tensor]", path: Path) -> None:
-    """``torch.save`` that raises OSError with its cause when the disk fails.
+def save_tensors(arrays: Mapping[str, np.ndarray[Any, Any]], path: Path) -> None:
+    """``torch.save`` of arrays as tensors, which raises OSError with its cause when the disk fails.
 
     Torch itself would raise a RuntimeError without the reason.
     """
-    import torch  # noqa: PLC0415  the commands list, verify and gc of the cache need none
+    import torch  # noqa: PLC0415  it takes seconds, and the commands list, verify and gc and the parent of prefill need none
 
     buffer = io.BytesIO()
-    torch.save(dict(tensors), buffer)
+    torch.save({name: torch.from_numpy(values) for name, values in arrays.items()}, buffer)
     path.write_bytes(buffer.getbuffer())
 
 

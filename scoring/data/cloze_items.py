@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import torch
 
 from scoring.data.cache_entries import EntryProgress, ProgressCallback, load_tensors, make_damage_error, save_tensors
 from scoring.sources.questions import ClozeQuestion, TextRequest
@@ -96,12 +95,12 @@ def build_task_files(
         for text, unknown in zip(texts, tokenizer.count_unknown(texts), strict=True):
             coverage = coverage.add(text, unknown)
         progress(EntryProgress(name, start + len(batch), len(examples), start + len(batch), text_bytes))
-    tensors = pool.to_tensors()
-    save_tensors(tensors, temporary / REQUESTS_FILE)
+    arrays = pool.to_arrays()
+    save_tensors(arrays, temporary / REQUESTS_FILE)
     digest = hashlib.sha256(lines)
-    for key, tensor in tensors.items():
-        digest.update(f"{key} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.numpy().tobytes())
+    for key, values in arrays.items():
+        digest.update(f"{key} {list(values.shape)}\n".encode())
+        digest.update(values.tobytes())
     return {
         "format": definition.format,
         "examples": len(examples),
@@ -189,13 +188,13 @@ class _TokenSequencePool:
             self.starts.append(len(self.tokens))
         return sequence_index
 
-    def to_tensors(self) -> dict[str, torch.Tensor]:
+    def to_arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """What requests.pt holds, for T tokens, N sequences and R requests."""
         return {
-            "tokens": torch.from_numpy(np.array(self.tokens, dtype=np.int32)),  # [T]
-            "starts": torch.from_numpy(np.array(self.starts, dtype=np.int64)),  # [N + 1]: sequence i ends at starts[i + 1]
-            "requests": torch.tensor(self.requests, dtype=torch.int64).reshape(-1, 2),  # [R, 2]: context, continuation
-            "uncond": torch.tensor(self.uncond, dtype=torch.int64).reshape(-1, 2),  # [R', 2]
+            "tokens": np.array(self.tokens, dtype=np.int32),  # [T]
+            "starts": np.array(self.starts, dtype=np.int64),  # [N + 1]: sequence i ends at starts[i + 1]
+            "requests": np.array(self.requests, dtype=np.int64).reshape(-1, 2),  # [R, 2]: context, continuation
+            "uncond": np.array(self.uncond, dtype=np.int64).reshape(-1, 2),  # [R', 2]
         }
 
 

@@ -48,6 +48,15 @@ def struck():
     return counts
 
 
+def test_thousands_of_steps_of_anything():
+    EVENT_COUNTS.clear()
+    run_state_machine_as_test(DaemonStateMachine, settings=settings(FEW, max_examples=45))
+    assert EVENT_COUNTS["steps"] >= 3_000
+    assert min(EVENT_COUNTS["jobs"], EVENT_COUNTS["runs"]) > EVENT_COUNTS["scores"] > 30
+    assert min(struck().values()) > 0
+
+
+@pytest.mark.slow
 def test_ten_thousand_steps_of_anything():
     EVENT_COUNTS.clear()
     run_state_machine_as_test(DaemonStateMachine, settings=FEW)

@@ -35,6 +35,22 @@ for line in sys.stdin:
 """
 
 
+_BUILD_HERE = """
+from scoring.data import prefill
+from suites.common.errors import UserError
+
+def build_here(build, entries, *, jobs, update, report, stop):
+    for entry in entries:
+        try:
+            report(build(entry, update))
+        except UserError as error:
+            report(error)
+
+prefill.build_in_processes = build_here
+"""
+"""Entries of prefill are built in the process itself: a child for each would import datasets, pyarrow and torch anew."""
+
+
 class CommandResult(NamedTuple):
     """What a command said."""
 
@@ -49,11 +65,14 @@ class CommandResult(NamedTuple):
 
 
 class CommandProcess:
-    """Runs one command after another in the same process."""
+    """Runs one command after another in the same process.
 
-    def __init__(self, environ, folder: Path, *, before=()) -> None:
+    ``builds_here``: prefill's entries too, which a library must not crash.
+    """
+
+    def __init__(self, environ, folder: Path, *, before=(), builds_here=False) -> None:
         self.folder, self.count = folder, 0
-        argv = [*before, sys.executable, "-c", _SERVE]
+        argv = [*before, sys.executable, "-c", (_BUILD_HERE if builds_here else "") + _SERVE]
         self.process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(environ), cwd=ROOT
         )

@@ -37,8 +37,17 @@ def hub(served_hub):
 
 @pytest.fixture(scope="module")
 def scoring(served_hub, tmp_path_factory):
-    """Runs commands in a process that takes the served hub for the real one."""
+    """Runs commands in a process that takes the served hub for the real one, and builds prefill's entries itself."""
     folder = tmp_path_factory.mktemp("child")
+    environ = make_hub_environment(served_hub, folder / "hf_home", os.environ)
+    with CommandProcess(environ, folder, builds_here=True) as child:
+        yield child
+
+
+@pytest.fixture(scope="module")
+def scoring_with_children(served_hub, tmp_path_factory):
+    """The same, but prefill builds in processes, as a user has it."""
+    folder = tmp_path_factory.mktemp("parent")
     environ = make_hub_environment(served_hub, folder / "hf_home", os.environ)
     with CommandProcess(environ, folder) as child:
         yield child

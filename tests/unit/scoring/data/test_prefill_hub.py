@@ -40,12 +40,12 @@ def entries(data, kind: str = "ppl_slices") -> list[Path]:
     return sorted((data.eval_data / kind).glob("*/*"))
 
 
-def test_every_data_set_of_all_four_stages_is_served_and_filled(hub, scoring, data):
+def test_every_data_set_of_all_four_stages_is_served_and_filled(hub, scoring_with_children, data):
     suites = [load_suite(name, {}).to_request() for name in STAGES]
     named = {definition["hf_dataset"] for suite in suites for definition in suite.definition.values()}
     assert named == set(DATASET_LAYOUT)
     given = [word for name in STAGES for word in ("--suite", name)]
-    ended = scoring("prefill", *given, "--eval-data", data.eval_data, "--tokenizer", BYTE_TOKENIZER, "--jobs", "1")
+    ended = scoring_with_children("prefill", *given, "--eval-data", data.eval_data, "--tokenizer", BYTE_TOKENIZER, "--jobs", "1")
     assert (ended.code, ended.complaints) == (0, []), ended.stderr
     assert len(ended.stdout.splitlines()) == 14 + 12  # what stages share is made once
     assert missing_entries(tuple(suites), str(BYTE_TOKENIZER), data) == []
@@ -100,15 +100,14 @@ def test_a_connection_that_drops_in_a_file_is_taken_up_again(hub, fill, data, pa
     assert find_damage(folder) == []
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
-def test_a_gated_data_set_is_said_in_one_line_and_keeps_no_other_from_being_filled(hub, scoring, tmp_path, data, jobs):
+def test_a_gated_data_set_is_said_in_one_line_and_keeps_no_other_from_being_filled(hub, scoring_with_children, tmp_path, data):
     hub.push_commit("acme/gated", make_one_file(make_texts("gated")))
     hub.push_commit("acme/open", make_one_file(make_texts("open")))
     hub.gated.add("acme/gated")
     suite = tmp_path / "suite.yaml"
     suite.write_text("tier: tier2_ppl\nslices:\n  a: {hf_dataset: acme/gated}\n  b: {hf_dataset: acme/open}\n")
-    given = ("--suite", suite, "--eval-data", data.eval_data, "--tokenizer", BYTE_TOKENIZER, "--jobs", jobs)
-    ended = scoring("prefill", *given)
+    given = ("--suite", suite, "--eval-data", data.eval_data, "--tokenizer", BYTE_TOKENIZER, "--jobs", "2")
+    ended = scoring_with_children("prefill", *given)
     assert ended.code == ExitCode.DATA_MISSING
     (line,) = ended.complaints
     assert line.startswith("scoring: acme/gated/train: data set cannot be fetched (DatasetNotFoundError: ")
@@ -116,14 +115,13 @@ def test_a_gated_data_set_is_said_in_one_line_and_keeps_no_other_from_being_fill
     assert [folder.parent.name for folder in entries(data)] == ["b"]
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
-def test_a_file_that_crashes_a_library_keeps_no_other_from_being_filled(hub, scoring, tmp_path, data, jobs):
+def test_a_file_that_crashes_a_library_keeps_no_other_from_being_filled(hub, scoring_with_children, tmp_path, data):
     hub.push_commit("acme/null", {"README.md": b"# A data set\n", "train.jsonl": b"null\n"})  # pyarrow 26 ends with SIGSEGV
     hub.push_commit("acme/free", make_one_file(make_texts("free")))
     suite = tmp_path / "suite.yaml"
     suite.write_text("tier: tier2_ppl\nslices:\n  a: {hf_dataset: acme/null}\n  b: {hf_dataset: acme/free}\n")
-    given = ("--suite", suite, "--eval-data", data.eval_data, "--tokenizer", BYTE_TOKENIZER, "--jobs", jobs)
-    ended = scoring("prefill", *given)
+    given = ("--suite", suite, "--eval-data", data.eval_data, "--tokenizer", BYTE_TOKENIZER, "--jobs", "2")
+    ended = scoring_with_children("prefill", *given)
     assert ended.code in {ExitCode.CANNOT_SCORE, ExitCode.DATA_MISSING}, ended.stderr
     (line,) = ended.complaints
     assert "acme/null" in line

@@ -60,8 +60,8 @@ def check_promises(hits, bands, runs, *, count, rho, confidence=0.99):
         assert coverage.high >= 0.91
 
 
-@pytest.mark.parametrize("trend", TRENDS)
-@pytest.mark.parametrize(("count", "rho"), [(8, 0.0), (8, 0.3), (12, 0.0), (30, 0.0), (30, 0.3), (30, 0.6)])
+@pytest.mark.parametrize("trend", ["linear", "bent much", "late power law", "cosine"])
+@pytest.mark.parametrize(("count", "rho"), [(8, 0.0), (12, 0.3), (30, 0.6)])
 def test_the_band_covers_on_every_trend(trend, count, rho):
     check_promises(*measure_coverage(count, rho, 300, trend=trend), count=count, rho=rho)
 
@@ -77,8 +77,11 @@ def test_the_band_covers_in_many_stages(count, rho, trend, record_property):
     check_promises(hits, bands, runs, count=count, rho=rho, confidence=0.95)
 
 
-@pytest.mark.parametrize(("count", "at"), [(20, 10), (30, 20), (30, 8), (50, 25)])
-@pytest.mark.parametrize("rho", [0.0, 0.3, 0.6])
+@pytest.mark.parametrize(
+    ("count", "at"),
+    [(20, 10), pytest.param(30, 20, marks=pytest.mark.slow), (30, 8), pytest.param(50, 25, marks=pytest.mark.slow)],
+)
+@pytest.mark.parametrize("rho", [0.0, pytest.param(0.3, marks=pytest.mark.slow), 0.6])
 @pytest.mark.parametrize("trend", ["flat", "power law"])
 def test_a_jump_of_ten_standard_deviations_is_refused(count, at, rho, trend):
     draw = np.random.default_rng([8, count, at, int(10 * rho)])
