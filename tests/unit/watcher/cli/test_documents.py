@@ -75,6 +75,24 @@ class Attempt(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     owner: str
 
 
+class Usage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    gpu_hours: float
+    run_hours: float
+    wait_hours: float
+    attempts: int
+    other_gpu_hours: float
+    other_attempts: int
+    at_least: bool
+
+
+class EndedAttempt(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    number: int
+    run_id: str
+    job_id: str | None
+    scored: bool
+    usage: dict[str, Any] | None
+
+
 class Explanation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     evaluation: str
     stage: str
@@ -93,6 +111,8 @@ class Explanation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     attempt: Attempt | None
     failures: dict[str, int]
     times: dict[str, float]
+    usage: Usage
+    attempts: list[EndedAttempt]
     retry_at: float | None
     next: str
 
