@@ -61,7 +61,7 @@ def _measure_accounted(attempt: SubmittedAttempt, job: Job | None) -> Usage | No
     if times.run_seconds is None:
         return None
     return Usage(
-        gpu_seconds=times.run_seconds * _get_gpus(attempt) if times.gpu_seconds is None else times.gpu_seconds,
+        gpu_seconds=times.run_seconds * get_gpus(attempt) if times.gpu_seconds is None else times.gpu_seconds,
         run_seconds=times.run_seconds,
         wait_seconds=times.wait_seconds,
         source=UsageSource.ACCOUNTING,
@@ -88,7 +88,7 @@ def measure_recorded(
     run_seconds = sum(max(0.0, run.end - run.start) for run in runs.values()) + missing_count * limit_seconds
     starts = [run.start for run in runs.values()] or ([] if attempt.started is None else [attempt.started])
     return Usage(
-        gpu_seconds=run_seconds * _get_gpus(attempt),
+        gpu_seconds=run_seconds * get_gpus(attempt),
         run_seconds=run_seconds,
         wait_seconds=max(0.0, min(starts) - attempt.submitted) if starts else None,
         source=UsageSource.TIME_LIMIT if missing_count else UsageSource.EXIT_RECORDS,
@@ -109,7 +109,8 @@ def _count_missing(attempt: SubmittedAttempt, runs: Mapping[tuple[int | None, in
     return max(0, expected - len(runs))
 
 
-def _get_gpus(attempt: SubmittedAttempt) -> int:
+def get_gpus(attempt: SubmittedAttempt) -> int:
+    """GPUs of each task; 1 where an older watcher did not note them."""
     return 1 if attempt.gpus is None else attempt.gpus
 
 
@@ -164,7 +165,7 @@ def _estimate(attempt: SubmittedAttempt, until: float) -> Usage:
     started = attempt.started
     run_seconds = 0.0 if started is None else max(0.0, until - started)
     return Usage(
-        gpu_seconds=run_seconds * _get_gpus(attempt),
+        gpu_seconds=run_seconds * get_gpus(attempt),
         run_seconds=run_seconds,
         wait_seconds=max(0.0, (until if started is None else started) - attempt.submitted),
         source=UsageSource.TIME_LIMIT,

@@ -45,7 +45,9 @@ from_option = click.option(
 
 name_option = click.option("--name", metavar="NAME", help="Name of the results folder.")
 
-force_option = click.option("--force", is_flag=True, help="Score again even if scored; accept an interrupted save.")
+force_option = click.option(
+    "--force", is_flag=True, help="Score again even if scored, over the budget too; accept an interrupted save."
+)
 
 
 @click.command(cls=StepsCommand)

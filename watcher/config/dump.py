@@ -51,6 +51,7 @@ def list_config_values(config: Config) -> dict[str, Any]:
     values["slurm"] = msgspec.structs.asdict(config.slurm)
     values["pin_max"] = format_memory_mib(config.pin_max // 2**20)
     values["limits"], values["retry"] = msgspec.structs.asdict(config.limits), msgspec.structs.asdict(config.retry)
+    values["budget"] = msgspec.structs.asdict(config.budget)
     values["report"] = msgspec.structs.asdict(config.report)
     values["references"] = {name: _dump_reference(reference) for name, reference in config.references.items()}
     values["stages"] = {name: _dump_stage(stage, is_glob=name in config.runs) for name, stage in config.written_stages.items()}

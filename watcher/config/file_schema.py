@@ -9,7 +9,7 @@ from suites.checkpoint.layout import LAYOUT_KINDS
 from suites.common.yaml_reader import Duration
 from suites.contract.averages import MAX_MEMBERS
 from suites.contract.objectives import Margins
-from watcher.config.settings import DEFAULT_PYTHON, PREFILL_CPUS, PREFILL_TIME, LimitSettings, PositiveInt
+from watcher.config.settings import DEFAULT_PYTHON, PREFILL_CPUS, PREFILL_TIME, BudgetSettings, LimitSettings, PositiveInt
 
 StepNumber = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -155,6 +155,7 @@ class ConfigFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     slurm: SlurmSection | None = None
     prefill: PrefillSection | None = None
     limits: LimitSettings | None = None
+    budget: BudgetSettings | None = None
     retry: RetrySection | None = None
     report: ReportSection | None = None
     notify: str | None = None

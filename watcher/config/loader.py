@@ -15,7 +15,7 @@ from suites.contract.objectives import TIER4_RATES, TIER_BY_SHORT_NAME, check_ob
 from watcher.config import file_schema
 from watcher.config.references import resolve_references
 from watcher.config.run_folders import add_run_stages, read_run_names
-from watcher.config.settings import Config, LimitSettings, ReportSettings, RetrySettings, SlurmSettings
+from watcher.config.settings import BudgetSettings, Config, LimitSettings, ReportSettings, RetrySettings, SlurmSettings
 from watcher.config.stage_entries import resolve_path, resolve_stages
 from watcher.config.units import parse_memory_mib
 from watcher.config.validation import check_folders, check_slurm_options, check_stages, check_values
@@ -145,6 +145,7 @@ def _resolve_config(
             if value is not None
         },
         limits=file.limits or LimitSettings(),
+        budget=file.budget or BudgetSettings(),
         retry=RetrySettings(attempts=retry.attempts, backoff=float(retry.backoff)),
         report=ReportSettings(page=bool(report.page), compare=bool(report.compare)),
         notify=file.notify,

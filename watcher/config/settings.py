@@ -221,6 +221,18 @@ class LimitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     slurm_calls_per_minute: PositiveInt = 10
 
 
+GpuHours = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+
+
+class BudgetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """GPU hours that evaluations may use, their failed attempts too."""
+
+    gpu_hours: GpuHours | None = None
+    """Of all stages together; None: no limit."""
+    per_stage: dict[str, GpuHours] = msgspec.field(default_factory=dict)
+    """Key of ``stages`` -> hours of that stage, or of all its run folders together."""
+
+
 class RetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How often and how soon failures are retried."""
 
@@ -257,6 +269,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     slurm: SlurmSettings = msgspec.field(default_factory=SlurmSettings)
     prefill: Mapping[str, Any] = msgspec.field(default_factory=dict)
     limits: LimitSettings = msgspec.field(default_factory=LimitSettings)
+    budget: BudgetSettings = msgspec.field(default_factory=BudgetSettings)
     retry: RetrySettings = msgspec.field(default_factory=RetrySettings)
     report: ReportSettings = msgspec.field(default_factory=ReportSettings)
     notify: str | None = None

@@ -44,6 +44,12 @@ def check_values(document: YamlDocument, config: Config) -> None:
         raise document.make_error(f"{config.poll:g}s is too often", ("poll",), "write 1s or more; 60s is usual")
     if not config.python.strip():
         raise document.make_error("is empty", ("python",), "give the interpreter that has torch")
+    for name in config.budget.per_stage:
+        document.require_choice(("budget", "per_stage"), name, name, list(config.written_stages))
+    has_budget = config.budget.gpu_hours is not None or bool(config.budget.per_stage)
+    if has_budget and parse_slurm_time(config.slurm.time) is None:
+        message = "needs slurm.time: without it nobody knows what a job may use"
+        raise document.make_error(message, ("budget",), "set slurm: time: 04:00:00, or leave budget out")
     if config.executor == "slurm":
         _check_command_rate(document, config)
 

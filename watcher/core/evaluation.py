@@ -266,10 +266,10 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     def is_ready_to_submit(self) -> bool:
         """Whether only the submission is left to do.
 
-        It is ready, or its last try met a submit limit, an unwritable results folder or another run.
+        It is ready, or its last try met a submit limit, the budget, an unwritable results folder or another run.
         """
         return self.state is EvaluationState.READY or self.is_waiting_for(
-            ReasonKind.SUBMIT_LIMIT, ReasonKind.RESULTS, ReasonKind.OTHER_OWNER
+            ReasonKind.SUBMIT_LIMIT, ReasonKind.RESULTS, ReasonKind.OTHER_OWNER, ReasonKind.BUDGET
         )
 
     @property

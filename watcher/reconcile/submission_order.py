@@ -7,9 +7,12 @@ was complete, oldest first, then by step.
 import math
 from collections.abc import Mapping
 
+from watcher.attempts.budget import Budget, BudgetLine
+from watcher.attempts.journal_events import wait_or_skip
 from watcher.config.settings import Config
 from watcher.core.actions import Action, Skip, SubmitEvaluation
 from watcher.core.evaluation import IN_FLIGHT_STATES, EvaluationRecord
+from watcher.core.reasons import ReasonKind
 from watcher.core.snapshot import Snapshot, StageFolder
 from watcher.journal.replay import JournalState
 from watcher.reconcile.schedule import is_final_step
@@ -43,8 +46,28 @@ def select_submissions(
     ranked = sorted(
         candidates, key=lambda candidate: _make_priority_key(journal_state.records[candidate.key], config, snapshot.stages)
     )
-    available = max(0, available)
-    return [*ranked[:available], *(Skip(candidate.key, reason) for candidate in ranked[available:])]
+    budget = Budget(config, journal_state.records.values(), snapshot.now)
+    outcomes: list[Action | Skip] = []
+    for candidate in ranked:
+        if available <= 0:
+            outcomes.append(Skip(candidate.key, reason))
+            continue
+        record = journal_state.records[candidate.key]
+        line = budget.hold(record)
+        if line is not None:  # what is held takes no place of another stage's
+            outcomes.append(_wait_for_budget(record, line, budget.estimate_next(record)))
+            continue
+        available -= 1
+        outcomes.append(candidate)
+    return outcomes
+
+
+def _wait_for_budget(record: EvaluationRecord, line: BudgetLine, cost: float) -> Action | Skip:
+    # The numbers change with every job, so the journaled reason has none of them.
+    reason = f"{line.name} ({line.limit / 3600:g} GPU hours) has no room for another job"
+    figures = f"{line.used / 3600:.4g} used, {line.reserved / 3600:.4g} reserved, and the job may take {cost / 3600:.4g}"
+    hint = f"Raise it, or run watcher enqueue {record.arguments} --force"
+    return wait_or_skip(record, f"{reason}; {hint}", f"{reason}: {figures}. {hint}", kind=ReasonKind.BUDGET)
 
 
 def _make_priority_key(

@@ -13,6 +13,7 @@ import msgspec
 
 from suites.common.atomic_files import write_atomically
 from suites.contract.paths import StatePaths
+from watcher.attempts.budget import Budget
 from watcher.attempts.usage import UsageTotal, sum_usage
 from watcher.config.settings import Config, Stage
 from watcher.core.actions import Skip
@@ -26,7 +27,7 @@ from watcher.status.training_notes import (
     describe_training_changes,
     read_published_assume,
 )
-from watcher.status.usage import build_usage
+from watcher.status.usage import build_budget, build_usage
 
 STATUS_SCHEMA = 1
 
@@ -279,6 +280,7 @@ def build_status(
         "queue": _build_queue(queue, queue_error_since),
         "counts": _count_states(records.values()),
         "usage": build_usage(sum(usages.values(), UsageTotal())),
+        "budget": build_budget(Budget(config, records.values(), now)),
         "latencies": compute_latencies(records.values()),
         "stages": {
             name: _build_stage(

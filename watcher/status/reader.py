@@ -115,6 +115,7 @@ _TOP_FIELDS: Mapping[str, FieldParser] = {
     "config": lambda value: _as_text(value) or "?",
     "executor": lambda value: _as_text(value) or "the executor",
     "results": _as_text,
+    "budget": lambda value: [_parse_fields(line, _BUDGET_FIELDS) for line in as_list(value) if isinstance(line, Mapping)],
     "counts": select_finite,
     "skipped_count": lambda value: _as_int(value) or 0,
 }
@@ -128,6 +129,11 @@ _QUEUE_FIELDS: Mapping[str, FieldParser] = {
     "jobs": _as_int,
     "error": _as_text,
     "since": _as_seconds,
+}
+
+_BUDGET_FIELDS: Mapping[str, FieldParser] = {
+    "name": _as_text,
+    **dict.fromkeys(("limit", "used", "reserved"), lambda value: _as_seconds(value) or 0.0),
 }
 
 _USAGE_FIELDS: Mapping[str, FieldParser] = {

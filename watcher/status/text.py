@@ -11,7 +11,7 @@ from suites.contract.paths import format_step_directory
 from suites.contract.tier_files import INSTRUCTION_MATCH_RATE
 from watcher.status.reader import JsonObject
 from watcher.status.table import fit_to_width, measure_width, render_table, wrap_lines
-from watcher.status.usage import describe_usage
+from watcher.status.usage import describe_budget, describe_usage
 
 MAX_SCORED_SHOWN = 20
 """Scored evaluations shown for each stage: the newest."""
@@ -72,9 +72,10 @@ def render_status_body(document: JsonObject, now: float) -> list[str]:
         lines += ["", *_render_stage(name, stage, now)]
     lines += _render_unscheduled(document)
     lines += _render_latencies(document.get("latencies", {}))
-    return lines + (
-        wrap_lines(f"In all: {describe_usage(usage)}") if (usage := document.get("usage")) and usage["attempts"] else []
-    )
+    for line in document.get("budget", ()):
+        lines += wrap_lines(describe_budget(line))
+    usage = document.get("usage") or {}
+    return lines + (wrap_lines(f"In all: {describe_usage(usage)}") if usage.get("attempts") else [])
 
 
 def _render_pause(stage: str, pause: JsonObject, now: float) -> list[str]:

@@ -1,6 +1,8 @@
 """GPU hours and queue wait, as the status has them and as people read them. Pure."""
 
 from suites.common.formatting import format_count
+from suites.contract.liveness import MAX_SECONDS
+from watcher.attempts.budget import Budget
 from watcher.attempts.usage import UsageTotal
 from watcher.status.reader import JsonObject, StatusDocument
 
@@ -16,6 +18,25 @@ def build_usage(total: UsageTotal) -> StatusDocument:
         "other_attempts": total.other_attempts,
         "at_least": total.at_least,
     }
+
+
+def build_budget(budget: Budget) -> list[StatusDocument]:
+    """Each limit of the config in GPU hours, with what is used and reserved."""
+    return [
+        {
+            "name": line.name,
+            "limit": round(line.limit / 3600, 6),
+            "used": round(line.used / 3600, 6),
+            "reserved": round(min(line.reserved, MAX_SECONDS) / 3600, 6),
+        }
+        for line in budget.lines.values()
+    ]
+
+
+def describe_budget(line: JsonObject) -> str:
+    """``budget.gpu_hours: 480 of 500 used, 12 reserved``."""
+    used, limit, reserved = (_format_hours(line[name]) for name in ("used", "limit", "reserved"))
+    return f"{line['name']}: {used} of {limit} GPU hours used, {reserved} reserved for jobs in flight"
 
 
 def describe_usage(usage: JsonObject) -> str:

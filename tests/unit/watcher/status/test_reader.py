@@ -92,6 +92,7 @@ def whole():
         "queue": {"at": NOW, "jobs": None, "error": "squeue: no answer", "since": NOW - 50},
         "counts": {"scored": 1, "running": 1, "failed": 1},
         "usage": dict(USAGE),
+        "budget": [{"name": "budget.gpu_hours", "limit": 5.0, "used": 2.5, "reserved": 1.0}],
         "latencies": {"complete_to_scored": {"p50": 1.0, "p95": 2.0, "n": 3}},
         "stages": {"stage1": {**stage, "counts": {"scored": 1}, "usage": dict(USAGE), "evaluations": rows}},
         "skipped": [{"evaluation": "stage1/step_900", "reason": "not in the schedule"}],
