@@ -46,7 +46,7 @@ from_option = click.option(
 name_option = click.option("--name", metavar="NAME", help="Name of the results folder.")
 
 force_option = click.option(
-    "--force", is_flag=True, help="Score again even if scored, over the budget too; accept an interrupted save."
+    "--force", is_flag=True, help="Score again even if scored or over the budget; accept an interrupted save."
 )
 
 
