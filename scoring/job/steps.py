@@ -174,7 +174,7 @@ class DirectStep(_Step, frozen=True, kw_only=True):
         )
         # Workers go first: this process then scores only what they leave, and needs no model where they leave nothing.
         self._run_workers(parts, device.name, progress)
-        scorer = PartScorer(context, run, work_items, device.name, progress)
+        scorer = PartScorer(context, run, work_items, device.name, progress, tokens_seen=self.metadata.tokens_seen)
         part_worker = PartWorker(
             paths=request.paths,
             identity=context.identity,
@@ -225,9 +225,18 @@ class PartScorer:
     """Scores parts with one model, loaded for the first of them."""
 
     def __init__(
-        self, context: JobContext, run: JobRun, work_items: Sequence[WorkItem], device: str, progress: JobProgress
+        self,
+        context: JobContext,
+        run: JobRun,
+        work_items: Sequence[WorkItem],
+        device: str,
+        progress: JobProgress,
+        *,
+        tokens_seen: int | None = None,
     ) -> None:
+        """``tokens_seen``: tokens of the checkpoint's training; None: it does not say."""
         self.context, self.run, self.device, self.progress = context, run, device, progress
+        self.tokens_seen = tokens_seen
         self.work_items = {(work_item.tier, work_item.name): work_item for work_item in work_items}
 
     def score_part(self, part: Part) -> FinishedPart:
@@ -277,8 +286,11 @@ class PartScorer:
             model.fit_tokenizer(context.tokenizer.vocab_size)
             report.log_first_batch()
             self.progress.start_timing(flops.get_peak_flops(model.device))
-            with report.time_phase("canary"):
-                first_item = next(iter(self.work_items.values()))
-                sample = TIERS[first_item.tier].sample_for_canary(first_item, context.request.seq_len)
-                report.canary = msgspec.to_builtins(canary.run_canary(model, sample, source=first_item.name))
+            if context.request.canary != "off":
+                with report.time_phase("canary"):
+                    first_item = next(iter(self.work_items.values()))
+                    sample = TIERS[first_item.tier].sample_for_canary(first_item, context.request.seq_len)
+                    found = canary.run_canary(model, sample, source=first_item.name)
+                report.canary = msgspec.to_builtins(found)
+                canary.refuse_suspicious(found, context.request, self.tokens_seen)
         return report.model

@@ -2,7 +2,7 @@
 
 A checkpoint that is loaded wrongly (swapped shards, a random head, another tokenizer) raises no error. So 64 rows of the
 request's first slice or task are scored and compared with the unigram distribution: each token's frequency in that slice or
-task, add-one smoothed over the vocabulary. A model that is no better is ``suspicious``; it is scored all the same.
+task, add-one smoothed over the vocabulary. A model that is no better is ``suspicious``: the request says whether it is scored.
 """
 
 import math
@@ -14,6 +14,8 @@ import structlog
 
 from scoring.inference.loglikelihood import Floats, Model, compute_token_logprobs
 from scoring.inference.prefix_tree import Ints, TokenSpan
+from suites.common.errors import ExitCode, UserError
+from suites.contract.scoring_request import ScoringRequest
 
 _log = structlog.get_logger()
 
@@ -75,6 +77,23 @@ def run_canary(model: Model, sample: CanarySample, *, source: str) -> CanaryResu
     if result.suspicious:
         _log.warning("suspicious: the model is no better than the unigram distribution", **msgspec.to_builtins(result))
     return result
+
+
+def refuse_suspicious(result: CanaryResult | None, request: ScoringRequest, tokens_seen: int | None) -> None:
+    """Raise UserError (cannot score) where the request stops for weights that look broken.
+
+    An average, and a checkpoint that names no tokens of training, are scored all the same.
+    """
+    if result is None or not result.suspicious or request.canary != "stop" or request.average:
+        return
+    if tokens_seen is None or tokens_seen < request.canary_after:
+        return
+    ppl = "beyond every number" if result.ppl is None else f"{result.ppl:.4g}"
+    figures = f"perplexity {ppl}, theirs {result.unigram_ppl:.4g}, on {result.rows} rows of {result.source}"
+    message = f"no better than token frequencies after {tokens_seen:,} tokens of training: {figures}"
+    step = f"{request.stage} {request.step}"
+    hint = f"look at the weights and the tokenizer; watcher retry {step} --force scores it as it is"
+    raise UserError(message, location=request.checkpoint, hint=hint, code=ExitCode.CANNOT_SCORE)
 
 
 def compare_with_unigram(model_nll: Floats, unigram_nll: Floats, *, rows: int, source: str) -> CanaryResult:

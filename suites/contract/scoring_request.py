@@ -86,6 +86,10 @@ class ScoringRequest(msgspec.Struct, frozen=True, kw_only=True):
     assume: dict[str, str] = msgspec.field(default_factory=dict)
     """Key of model_config.json that is not implemented -> ``ignored``, or ``applied`` where it can be."""
     exports: tuple[str, ...] = ()
+    canary: str = "warn"
+    """``stop``: weights no better than token frequencies end the job; ``warn``: they are scored, and said to be; ``off``."""
+    canary_after: int = 0
+    """Tokens of training before which ``stop`` only warns; so it does where a checkpoint names no tokens."""
     offline: bool = True
     tasks: int = 1
     """Number of job array tasks that share the work."""

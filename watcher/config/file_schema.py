@@ -158,6 +158,8 @@ class ConfigFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     budget: BudgetSettings | None = None
     retry: RetrySection | None = None
     report: ReportSection | None = None
+    canary: str | bool = "stop"
+    canary_after: int | float | str = "1B"
     notify: str | None = None
     pin: Flag = False
     pin_max: str | int = "1T"

@@ -13,7 +13,7 @@ from suites.common.errors import UserError
 from suites.common.yaml_reader import YamlDocument, YamlPath, convert_document, parse_yaml, read_yaml
 from suites.contract.objectives import TIER4_RATES, TIER_BY_SHORT_NAME, check_objectives
 from watcher.config import file_schema
-from watcher.config.references import resolve_references
+from watcher.config.references import parse_tokens, resolve_references
 from watcher.config.run_folders import add_run_stages, read_run_names
 from watcher.config.settings import BudgetSettings, Config, LimitSettings, ReportSettings, RetrySettings, SlurmSettings
 from watcher.config.stage_entries import resolve_path, resolve_stages
@@ -148,6 +148,9 @@ def _resolve_config(
         budget=file.budget or BudgetSettings(),
         retry=RetrySettings(attempts=retry.attempts, backoff=float(retry.backoff)),
         report=ReportSettings(page=bool(report.page), compare=bool(report.compare)),
+        # YAML reads off as false.
+        canary="off" if file.canary is False else str(file.canary),
+        canary_after=parse_tokens(document, file.canary_after, ("canary_after",)) or 0,
         notify=file.notify,
         pin=bool(file.pin),
         pin_max=(parse_memory_mib(str(file.pin_max)) or 0) * 2**20,

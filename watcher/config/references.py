@@ -53,7 +53,7 @@ def resolve_references(
             checkpoint=str(DataPaths(eval_data).model(model) if is_hub else resolve_path(base, section.checkpoint)),
             hub_model=model if is_hub else None,
             stages=tuple(stages),
-            tokens=_parse_tokens(document, section.tokens, (*location, "tokens")),
+            tokens=parse_tokens(document, section.tokens, (*location, "tokens")),
             seq_len=section.seq_len,
             backend=None
             if section.backend is None
@@ -62,7 +62,7 @@ def resolve_references(
     return references
 
 
-def _parse_tokens(document: YamlDocument, value: float | str | None, location: YamlPath) -> int | None:
+def parse_tokens(document: YamlDocument, value: float | str | None, location: YamlPath) -> int | None:
     """Tokens from a number, or a text such as ``1.5T``."""
     if value is None:
         return None

@@ -272,6 +272,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     budget: BudgetSettings = msgspec.field(default_factory=BudgetSettings)
     retry: RetrySettings = msgspec.field(default_factory=RetrySettings)
     report: ReportSettings = msgspec.field(default_factory=ReportSettings)
+    canary: str = "stop"
+    """``stop``, ``warn`` or ``off``: what a job does where the weights are no better than token frequencies."""
+    canary_after: int = 10**9
+    """Tokens of training before which ``stop`` only warns."""
     notify: str | None = None
     pin: bool = False
     pin_max: int = 1 << 40

@@ -44,6 +44,7 @@ def check_values(document: YamlDocument, config: Config) -> None:
         raise document.make_error(f"{config.poll:g}s is too often", ("poll",), "write 1s or more; 60s is usual")
     if not config.python.strip():
         raise document.make_error("is empty", ("python",), "give the interpreter that has torch")
+    document.require_choice((), "canary", config.canary, ("stop", "warn", "off"))
     for name in config.budget.per_stage:
         document.require_choice(("budget", "per_stage"), name, name, list(config.written_stages))
     has_budget = config.budget.gpu_hours is not None or bool(config.budget.per_stage)

@@ -291,6 +291,9 @@ def _build_scoring_request(case: _CompleteCheckpoint) -> ScoringRequest:
         eval_data=str(config.eval_data),
         python=config.python,
         assume=case.assume,
+        # Other models, averages and what a person wants scored as it is are scored, and said to be suspicious.
+        canary="warn" if config.canary == "stop" and (record.is_reference or record.average or record.forced) else config.canary,
+        canary_after=config.canary_after,
         backend=case.backend,
         command=stage.command,
         status=str(config.paths.status_json),

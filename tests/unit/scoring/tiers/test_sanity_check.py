@@ -1,20 +1,31 @@
 """A model that knows no more than how often tokens occur is suspicious, in run.json, in the tier files and in status."""
 
+import contextlib
 import json
 import math
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
 from scoring.tiers import canary
+from suites.common.errors import ExitCode, UserError
+from suites.contract.averages import AverageMember
+from suites.contract.encoding import encode_json
 from suites.contract.paths import EvaluationPaths
-from suites.contract.scoring_request import compute_tier_digests
+from suites.contract.scoring_request import ScoringRequest, compute_tier_digests
 from suites.definitions.local_data import bind_current_data
 from suites.definitions.suite import load_suite
 from support.models.nanotron_checkpoint import write_tiny_checkpoint
 from support.models.tiny_llama_items import load_reference_tokens, load_tiny_llama
-from support.runs.scoring_jobs import get_results_folder, make_score_arguments, run_scoring_in_process, write_suites
+from support.runs.scoring_jobs import (
+    get_results_folder,
+    make_score_arguments,
+    make_score_request,
+    run_scoring_in_process,
+    write_suites,
+)
 from watcher.observe.results import check_results
 from watcher.status.text import render_status_body
 
@@ -112,6 +123,7 @@ def test_the_watcher_says_it_in_its_status(noise):
         "step": 20,
         "source": "stage1",
         "directory": "step_20",
+        "origin": "schedule",
         "state": "scored",
         "reason": "",
         "since": 0.0,
@@ -128,3 +140,49 @@ def test_tasks_alone_give_rows_too(noise, tmp_path):
     assert run_scoring_in_process(make_score_arguments(tmp_path, checkpoint=checkpoint, suites=("cf.yaml",))) == 0
     found = json.loads((get_results_folder(tmp_path, 20) / "run.json").read_text())
     assert (found["canary"]["source"], found["canary"]["rows"]) == ("ours", 6)
+
+
+def make_request(**changed):
+    named = {"run_id": "r", "stage": "s", "source_stage": "s", "step": 5, "directory": "step_5", "checkpoint": "/c/5"}
+    rest = {"fingerprint": "f", "suites": (), "tokenizer": "t", "seq_len": 8, "results": "/r", "eval_data": "/d"}
+    return ScoringRequest(**(named | rest | {"canary": "stop", "canary_after": 1000} | changed))
+
+
+AVERAGE = (AverageMember(step=5, weight=1.0, checkpoint="/c/5", fingerprint="f"),)
+
+
+@pytest.mark.parametrize(
+    ("changed", "tokens_seen", "nll", "stops"),
+    [
+        ({}, 1000, 3.0, True),
+        ({}, 1000, 1e4, True),
+        ({}, 1000, 1.0, False),
+        ({}, 999, 3.0, False),
+        ({}, None, 3.0, False),
+        ({"canary": "warn"}, 1000, 3.0, False),
+        ({"average": AVERAGE}, 1000, 3.0, False),
+        ({"canary_after": 0}, 0, 3.0, True),
+    ],
+)
+def test_broken_weights_end_a_job_after_warm_up_where_the_request_says_so(changed, tokens_seen, nll, stops):
+    found = canary.compare_with_unigram(np.asarray([nll]), np.asarray([2.0]), rows=1, source="x")
+    with pytest.raises(UserError) if stops else contextlib.nullcontext() as raised:
+        canary.refuse_suspicious(found, make_request(**changed), tokens_seen)
+    if stops:
+        assert raised.value.code == ExitCode.CANNOT_SCORE
+        assert "watcher retry s 5 --force" in raised.value.hint
+
+
+@pytest.mark.parametrize(("asked", "code", "suspicious"), [("stop", 65, True), ("warn", 0, True), ("off", 0, False)])
+def test_a_job_ends_before_its_first_part_where_it_is_asked_to_stop(tmp_path, asked, code, suspicious):
+    checkpoint = write_tiny_checkpoint(tmp_path / "ckpts" / "20", 20)
+    write_suites(tmp_path, slices={"prose": "the loss falls at every step, " * 40})
+    request = make_score_request(tmp_path, checkpoint, suites=(str(tmp_path / "ppl.yaml"),))
+    path = tmp_path / "request.json"
+    path.write_bytes(encode_json(msgspec.structs.replace(request, canary=asked)))
+    assert run_scoring_in_process(["score", str(path)]) == code
+    run = json.loads((get_results_folder(tmp_path, 20) / "run.json").read_text())
+    assert (run["suspicious"], run["canary"] is None, bool(run["parts"]["scored"])) == (suspicious, asked == "off", code == 0)
+    if code:
+        assert "no better than token frequencies after" in run["reason"]
+        assert "--force scores it" in run["hint"]
