@@ -75,7 +75,7 @@ $(LOGIN)/.installed: dist/.built constraints.txt
 login-node: $(LOGIN)/.installed
 	@for unwanted in torch numpy scipy pyarrow datasets transformers tokenizers safetensors; do \
 	    if $(LOGIN)/bin/python -c "import $$unwanted" 2>/dev/null; then echo "a plain install brings $$unwanted" >&2; exit 1; fi; done
-	cd / && EXPECT_INSTALLED=1 $(CURDIR)/$(LOGIN)/bin/pytest -q -m "not slow" -p no:cacheprovider -n $(JOBS) -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) \
+	cd / && EXPECT_INSTALLED=1 $(CURDIR)/$(LOGIN)/bin/pytest -q -m "not slow and not scoring" -p no:cacheprovider -n $(JOBS) -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) \
 	    $(CURDIR)/tests/unit/suites $(CURDIR)/tests/unit/watcher $(CURDIR)/tests/integration/daemon \
 	    --ignore $(CURDIR)/tests/unit/watcher/simulate --ignore $(CURDIR)/tests/integration/daemon/test_state_machine.py \
 	    -k "not killed_at_every_effect"

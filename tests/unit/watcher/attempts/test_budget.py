@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -72,7 +71,10 @@ def make_record(stage, step, attempts=(), *, forced=False):
     )
 
 
+@pytest.mark.scoring
 def test_before_five_measurements_a_job_is_reserved_at_its_walltime_then_at_the_95th_percentile():
+    import numpy as np  # noqa: PLC0415  the login node has none
+
     seconds = [100.0, 900.0, 300.0, 500.0, 700.0, 200.0, 400.0]
     for count in range(len(seconds) + 1):
         records = [make_record("a", step, [make_attempt(step, seconds[step])]) for step in range(count)]
