@@ -12,10 +12,10 @@ import click
 
 from suites.common.errors import ExitCode, UserError
 from suites.common.yaml_reader import suggest_name
-from suites.contract.paths import EvaluationPaths, StatePaths
+from suites.contract.paths import EvaluationPaths, StatePaths, format_reference_directory
 from watcher.cli.options import config_option, copy_environment, echo_text
-from watcher.config.settings import DEFAULT_PYTHON, Config
-from watcher.core.evaluation import EvaluationRecord
+from watcher.config.settings import DEFAULT_PYTHON, REFERENCE_PREFIX, Config
+from watcher.core.evaluation import EvaluationRecord, EvaluationState
 
 _FORMS = "give STAGE/STEP, STAGE/DIRECTORY, an evaluation's folder of results, or FOLDER:STAGE/STEP"
 
@@ -26,6 +26,15 @@ class KnownEvaluation(NamedTuple):
     stage: str
     step: int
     paths: EvaluationPaths
+    record: EvaluationRecord | None = None
+    """The journal's; None where it was found on disk."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether STAGE/STEP may mean it: a checkpoint's own evaluation or a bridge, no average and no other one."""
+        if self.record is not None:
+            return not (self.record.average or self.record.custom_directory or self.record.is_reference)
+        return re.fullmatch(r"step_\d+(_from_.+)?", self.paths.directory) is not None
 
     @property
     def key(self) -> str:
@@ -98,7 +107,7 @@ def _load_known(names: Sequence[str], config: Path | None) -> tuple[str, list[Kn
 def _list_journaled(records: Iterable[EvaluationRecord], config: Config) -> list[KnownEvaluation]:
     from watcher.core.result_paths import get_evaluation_paths  # noqa: PLC0415
 
-    return [KnownEvaluation(record.stage, record.step, get_evaluation_paths(config, record)) for record in records]
+    return [KnownEvaluation(each.stage, each.step, get_evaluation_paths(config, each), each) for each in records]
 
 
 def _list_folders(roots: Iterable[tuple[str, Path]], known_folders: Iterable[Path] = ()) -> list[KnownEvaluation]:
@@ -119,9 +128,10 @@ def _sort_by_step(known: Iterable[KnownEvaluation]) -> list[KnownEvaluation]:
 
 def _split_folder(name: str) -> tuple[Path, str] | None:
     """The folder and the evaluation in it (empty: none is named); None where ``name`` begins with no folder."""
-    folder, colon, key = name.rpartition(":")
-    if colon and "/" in folder and Path(folder).expanduser().is_dir():
-        return Path(os.path.abspath(Path(folder).expanduser())), key  # noqa: PTH100  resolve() would follow links
+    for colon in reversed([match.start() for match in re.finditer(":", name)]):  # reference:NAME has one too
+        folder, key = name[:colon], name[colon + 1 :]
+        if "/" in folder and Path(folder).expanduser().is_dir():
+            return Path(os.path.abspath(Path(folder).expanduser())), key  # noqa: PTH100  resolve() would follow links
     path = Path(name).expanduser()
     is_folder = path.is_dir() and (
         path.is_absolute() or name.startswith(("./", "../", "~")) or path.parent.name == "by_checkpoint"
@@ -145,7 +155,7 @@ def _list_foreign(folder: Path) -> list[KnownEvaluation]:
         for record in read_journal(state).records.values():
             attempted = "" if record.attempt is None else record.attempt.results
             root = Path(record.results or attempted or results / record.stage)
-            known.append(KnownEvaluation(record.stage, record.step, EvaluationPaths(root, record.directory)))
+            known.append(KnownEvaluation(record.stage, record.step, EvaluationPaths(root, record.directory), record))
         return _sort_by_step(known)
     # A stage with a folder of results of its own has by_checkpoint directly in it.
     roots = [path.parent for pattern in ("by_checkpoint", "*/by_checkpoint") for path in sorted(folder.glob(pattern))]
@@ -190,16 +200,37 @@ def _has_scores(evaluation: KnownEvaluation) -> bool:
 
 
 def _select(name: str, known: Sequence[KnownEvaluation]) -> Path:
-    """The results folder of STAGE/DIRECTORY, STAGE/STEP, or STAGE/NAME of a reference. UserError."""
+    """The results folder of STAGE/DIRECTORY, STAGE/STEP, or STAGE/reference:NAME. UserError, also where it has no scores."""
     stage, slash, wanted = name.rpartition("/")
-    keys = [f"{stage}/{directory}" for directory in (wanted, f"step_{wanted}", f"reference_{wanted}")]
+    wanted = wanted.removeprefix(REFERENCE_PREFIX)
+    keys = [f"{stage}/{directory}" for directory in (wanted, f"step_{wanted}", format_reference_directory(wanted))]
     matching = next((found for key in keys if (found := [each for each in known if each.key == key])), [])
-    if not matching and wanted.isdecimal():
-        matching = [each for each in known if each.stage == stage and each.step == int(wanted)]
+    same_step = [each for each in known if wanted.isdecimal() and (each.stage, each.step) == (stage, int(wanted))]
+    matching = matching or [each for each in same_step if each.is_plain]
     if not slash or not matching:
-        hint = f"{suggest_name(name, [each.key for each in known])}. {_FORMS}" if known else _FORMS
-        raise UserError("is no evaluation", location=name, hint=hint)
+        raise UserError("is no evaluation", location=name, hint=_hint_names(name, same_step, known))
     if len(matching) > 1:
         hint = f"give one of {', '.join(each.key for each in matching)}"
         raise UserError("may be several evaluations", location=name, hint=hint)
+    _check_scores(name, matching[0])
     return matching[0].paths.folder
+
+
+def _hint_names(name: str, same_step: Sequence[KnownEvaluation], known: Sequence[KnownEvaluation]) -> str:
+    if same_step:  # an average is another evaluation than its last step
+        return f"that step has {', '.join(each.key for each in same_step)}: give such a name"
+    suggestion = suggest_name(name, [each.key for each in known]) if known else ""
+    return f"{suggestion}{'' if suggestion.endswith('?') else '.'} {_FORMS}" if suggestion else _FORMS
+
+
+def _check_scores(name: str, evaluation: KnownEvaluation) -> None:
+    """UserError with the journal's reason where there is nothing to compare."""
+    if _has_scores(evaluation):
+        return
+    record = evaluation.record
+    if record is None or record.state is EvaluationState.SCORED:
+        message, hint = "has no scores", f"its results folder would be {evaluation.paths.folder}"
+    else:
+        message = f"is {record.state.value}{': ' if record.full_reason else ''}{record.full_reason}"
+        hint = f"see `watcher why {record.stage} {record.directory}`"
+    raise UserError(message, location=name, hint=hint, code=ExitCode.DATA_MISSING)

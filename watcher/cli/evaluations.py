@@ -19,8 +19,7 @@ from watcher.cli.options import (
     echo_text,
     get_stage,
     json_option,
-    parse_one_step,
-    select_records,
+    select_named,
 )
 from watcher.cli.requests import StepsCommand, from_option, stage_argument
 from watcher.config.settings import Config
@@ -115,8 +114,7 @@ def logs(stage: str, step: str, *, source: str | None, follow: bool, lines: int,
     from watcher.journal.journal import read_journal  # noqa: PLC0415
 
     loaded = load_config(config, copy_environment())
-    step_number, source = parse_one_step(step, source)
-    records = select_records(read_journal(loaded.paths).records.values(), stage, step_number, source)
+    records = select_named(read_journal(loaded.paths).records.values(), stage, step, source)[0]
     if not records:
         get_stage(stage, loaded)
         hint = f"see `watcher why {stage} {step}`"

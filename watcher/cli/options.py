@@ -13,7 +13,7 @@ import click
 
 from suites.common.errors import UserError
 from suites.common.yaml_reader import suggest_name
-from suites.contract.paths import StatePaths
+from suites.contract.paths import StatePaths, format_reference_directory
 from watcher.config.settings import REFERENCE_PREFIX, Config, Stage
 from watcher.core.evaluation import EvaluationRecord
 
@@ -69,7 +69,15 @@ def get_stage(name: str, config: Config, location: str = "STAGE") -> Stage:
 
 
 def split_reference(arguments: Sequence[str], source: str | None) -> tuple[tuple[str, ...], str | None]:
-    """Steps and source that a command's STEPs mean: ``reference:NAME`` is step 0 of that source. UserError beside others."""
+    """Steps and source that a command's STEPs mean: ``reference:NAME`` is step 0 of that source. UserError beside others.
+
+    Its results folder is ``reference_NAME``, which lists and keys show, so that is the same.
+    """
+    folder_prefix = format_reference_directory("")
+    arguments = [
+        REFERENCE_PREFIX + argument.removeprefix(folder_prefix) if argument.startswith(folder_prefix) else argument
+        for argument in arguments
+    ]
     if not any(argument.startswith(REFERENCE_PREFIX) for argument in arguments):
         return tuple(arguments), source
     if len(arguments) > 1 or source is not None:
@@ -77,15 +85,24 @@ def split_reference(arguments: Sequence[str], source: str | None) -> tuple[tuple
     return ("0",), arguments[0]
 
 
-def parse_one_step(text: str, source: str | None) -> tuple[int, str | None]:
-    """The step that a command's STEP names, and its source. UserError for none or several."""
+def select_named(
+    records: Iterable[EvaluationRecord], stage: str, text: str, source: str | None
+) -> tuple[list[EvaluationRecord], int, str | None]:
+    """The evaluations that a command's STEP means, their step and source.
+
+    STEP may be the name of a results folder, as lists show an average. UserError for no step or several.
+    """
     from watcher.journal.request_files import parse_steps  # noqa: PLC0415
 
+    known = list(records)
+    named = [each for each in known if (each.stage, each.directory) == (stage, text) and source in {None, each.source}]
+    if named and not text.isdecimal():
+        return named, named[0].step, named[0].source
     arguments, source = split_reference((text,), source)
     steps = parse_steps(arguments)
     if len(steps) != 1:
         raise UserError(f"{len(steps)} steps given", location="STEP", hint="give one step")
-    return steps[0], source
+    return select_records(known, stage, steps[0], source), steps[0], source
 
 
 def select_records(

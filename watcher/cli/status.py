@@ -21,8 +21,7 @@ from watcher.cli.options import (
     get_stage,
     has_colors,
     json_option,
-    parse_one_step,
-    select_records,
+    select_named,
 )
 from watcher.cli.requests import StepsCommand, from_option, stage_argument
 
@@ -125,7 +124,6 @@ def why(stage: str, step: str, *, source: str | None, all_changes: bool, as_json
     )
     from watcher.status.health import check_liveness  # noqa: PLC0415
 
-    step_number, source = parse_one_step(step, source)
     loaded, config_error = None, None
     try:
         loaded = load_config(config, copy_environment())
@@ -135,7 +133,7 @@ def why(stage: str, step: str, *, source: str | None, all_changes: bool, as_json
             raise
         paths, config_error = find_shown_state(config, error), error
     now = time.time()
-    records = select_records(read_journal(paths).records.values(), stage, step_number, source)
+    records, step_number, source = select_named(read_journal(paths).records.values(), stage, step, source)
     # The journal has the history; only the running daemon knows what the job is doing now.
     health = check_liveness(paths, now)
     details = {row["evaluation"]: row["detail"] for row in health.list_evaluations(stage)}
@@ -159,7 +157,7 @@ def why(stage: str, step: str, *, source: str | None, all_changes: bool, as_json
             explain_evaluation(record, now, details.get(record.key, ""), poll_seconds=poll, all_changes=all_changes)
             for record in records
         ]
-        paragraphs += explain_waiting_averages(stage, step_number, skips)
+        paragraphs += explain_waiting_averages(stage, step_number, skips) if step.isdecimal() else []
         echo_paged("\n\n".join([*paragraphs, *([] if unknown is None else [unknown])]).split("\n"))
     if config_error is not None:
         raise config_error

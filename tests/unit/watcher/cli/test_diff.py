@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from suites.contract.averages import AverageStep
 from suites.contract.paths import StatePaths
 from watcher.cli.app import main
 from watcher.core import events
@@ -67,6 +68,8 @@ def publish(results, *keys):
         ("one/step_500", "r/one/by_checkpoint/step_500"),
         ("one/small", "r/one/by_checkpoint/reference_small"),
         ("one/reference_small", "r/one/by_checkpoint/reference_small"),
+        ("one/reference:small", "r/one/by_checkpoint/reference_small"),
+        ("./r:one/reference:small", "r/one/by_checkpoint/reference_small"),
         ("two/2000", "r/two/by_checkpoint/step_2000_from_one"),
         ("r/one/by_checkpoint/step_500", "r/one/by_checkpoint/step_500"),
         ("./r:one/500", "r/one/by_checkpoint/step_500"),
@@ -84,7 +87,7 @@ def test_an_evaluation_has_these_names(run, tmp_path, name, folder):
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (("one/501", "one/2000"), "one/501: is no evaluation; did you mean 'one/step_500'?"),
+        (("one/501", "one/2000"), "one/501: is no evaluation; did you mean 'one/step_500'? give STAGE/STEP"),
         (("500", "one/2000"), "500: is no evaluation"),
         (("./r", "one/2000"), "./r: names no evaluation; give FOLDER:STAGE/STEP, or two folders"),
         (("./r:one/7", "one/2000"), "one/7: is no evaluation"),
@@ -97,6 +100,44 @@ def test_what_is_none_is_said_in_one_line(run, names, said):
     assert (ended.exit_code, calls) == (2, [])
     assert said in ended.output
     assert len(ended.output.splitlines()) == 1
+
+
+AVERAGE = {"origin": "request", "average": (AverageStep(step=7, weight=1.0, checkpoint="/c"),)}
+
+
+@pytest.mark.parametrize(
+    ("directory", "is_journaled", "fields"),
+    [
+        ("step_700_avg2", True, AVERAGE),
+        ("step_700_avg2_56ee3e", False, {}),
+        ("mine", True, {"origin": "request", "custom_directory": True}),
+    ],
+)
+def test_a_step_is_its_own_checkpoints_evaluation_and_another_one_is_named_whole(run, tmp_path, directory, is_journaled, fields):
+    publish(tmp_path / "r", f"one/{directory}")
+    if is_journaled:
+        journal = Journal.open(StatePaths(tmp_path / "r" / ".watcher"))
+        identity = {"stage": "one", "source": "one", "step": 700, "directory": directory, "checkpoint": "/c"}
+        journal.append(events.Created(evaluation=f"one/{directory}", **identity, **fields), t=2.0)
+        del journal
+    ended, calls = run("one/500", "one/700")
+    assert (ended.exit_code, calls) == (2, [])
+    assert f"one/700: is no evaluation; that step has one/{directory}: give such a name" in ended.output
+    ended, calls = run("one/500", f"one/{directory}")
+    assert (ended.exit_code, len(calls)) == (0, 1)
+
+
+@pytest.mark.parametrize("is_published", [False, True], ids=["no folder", "an empty folder"])
+def test_one_without_scores_is_told_with_the_journals_reason(run, tmp_path, is_published):
+    journal = Journal.open(StatePaths(tmp_path / "r" / ".watcher"))
+    identity = {"stage": "one", "source": "one", "step": 700, "directory": "step_700", "checkpoint": "/c", "origin": "schedule"}
+    journal.append(events.Created(evaluation="one/step_700", **identity), t=2.0)
+    journal.append(events.Waiting(evaluation="one/step_700", reason="not complete yet"), t=3.0)
+    if is_published:
+        (tmp_path / "r/one/by_checkpoint/step_700").mkdir()
+    ended, calls = run("one/500", "one/700")
+    assert (ended.exit_code, calls) == (66, [])
+    assert ended.output == "one/700: is waiting: not complete yet; see `watcher why one step_700`\n"
 
 
 def test_two_folders_are_compared_at_the_newest_evaluation_that_both_have(run, tmp_path):

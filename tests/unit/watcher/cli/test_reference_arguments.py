@@ -31,8 +31,9 @@ def run(tmp_path):
     return lambda *argv: CliRunner().invoke(main, [*argv, "--config", str(config)])
 
 
-def test_why_names_the_model_and_a_command_that_means_it(run):
-    ended = run("why", "one", "reference:small")
+@pytest.mark.parametrize("name", ["reference:small", "reference_small"])
+def test_why_names_the_model_and_a_command_that_means_it(run, name):
+    ended = run("why", "one", name)
     assert ended.exit_code == 0, ended.output
     assert "one/reference_small is reference:small, a reference of the config; its model is /m/small." in " ".join(
         ended.output.split()
@@ -41,9 +42,10 @@ def test_why_names_the_model_and_a_command_that_means_it(run):
     assert "The watcher does not know reference:other on the suites of one." in " ".join(ended.output.split())
 
 
+@pytest.mark.parametrize("name", ["reference:small", "reference_small"])
 @pytest.mark.parametrize("kind", ["cancel", "retry"])
-def test_a_request_means_the_reference(run, tmp_path, kind):
-    ended = run(kind, "one", "reference:small")
+def test_a_request_means_the_reference(run, tmp_path, kind, name):
+    ended = run(kind, "one", name)
     assert ended.exit_code == 0, ended.output
     (request,) = read_requests(StatePaths(tmp_path / "r" / ".watcher"))[0]
     assert (request.kind, request.steps, request.source) == (kind, (0,), "reference:small")
