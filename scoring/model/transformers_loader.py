@@ -15,9 +15,14 @@ import msgspec
 import torch
 
 from scoring.model.memory_budget import refuse_oversized_model
-from scoring.model.open_checkpoint import CheckpointSource, make_cannot_score_error, refuse_rewritten_checkpoint
+from scoring.model.open_checkpoint import (
+    CheckpointSource,
+    make_cannot_score_error,
+    refuse_other_configs,
+    refuse_rewritten_checkpoint,
+)
 from scoring.model.tensor_reader import has_finite_values, read_tensor
-from scoring.model.transformers_model import NotCausalError, TransformersModel
+from scoring.model.transformers_model import NotCausalError, NotFiniteError, TransformersModel
 from suites.checkpoint.shard_headers import BYTES_PER_ELEMENT
 from suites.common.errors import UserError
 from suites.common.formatting import describe_error, format_names
@@ -89,7 +94,9 @@ def load_transformers_model(
     refuse_oversized_model(architecture, device=device, bytes_per_value=dtype.itemsize, folder=folder)
     reader = _TensorReader(sources)
     with _quiet_transformers(transformers), _explain_errors(folder, transformers.__version__, reader):
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        configs = [_read_config(source.folder, transformers, reader) for source in sources]
+        refuse_other_configs(sources, [config.to_dict() for config in configs])
+        config = configs[-1]
         model_class = _choose_class(config, transformers, folder)
         # Kernels for soft-capped attention scores are rare, and without them the cap would be left out.
         is_capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
@@ -128,6 +135,14 @@ def load_transformers_model(
         except NotCausalError as error:
             hint = "give a causal language model"
             raise make_cannot_score_error(folder, f"{model_class.__name__}: {error}", hint) from error
+        except NotFiniteError as error:
+            hint = "check the training run, which may have diverged, and the numbers in config.json"
+            raise make_cannot_score_error(folder, f"{model_class.__name__}: {error}", hint) from error
+
+
+def _read_config(folder: Path, transformers: Any, reader: _TensorReader) -> Any:
+    with _explain_errors(folder, transformers.__version__, reader):
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
 def _list_dtypes(sources: Sequence[CheckpointSource]) -> list[str]:

@@ -35,13 +35,17 @@ class NotCausalError(ValueError):
     """A later token changes what the model says of an earlier one."""
 
 
+class NotFiniteError(ValueError):
+    """The model says nothing: its outputs are NaN or infinite."""
+
+
 class TransformersModel(ModelVocabulary):
     """A causal language model of transformers. Everything runs without gradients."""
 
     can_take_trees = False
 
     def __init__(self, model: Any, architecture: Architecture, padded_vocab: str, description: dict[str, Any]) -> None:
-        """Raises NotCausalError. ``model``: with its weights, on its device."""
+        """Raises NotCausalError, NotFiniteError. ``model``: with its weights, on its device."""
         super().__init__(architecture)
         self.model, self.padded_vocab, self.description = model, padded_vocab, description
         self.parameter_count = sum(parameter.numel() for parameter in model.parameters())
@@ -163,6 +167,8 @@ class TransformersModel(ModelVocabulary):
         half = _PROBE_TOKENS // 2
         changed[:, half:] = tokens[:, half:].flip(-1)
         before, after = (self._body(input_ids=row, use_cache=False)[0][:, :half] for row in (tokens, changed))  # [1, half, ...]
+        if not all(bool(output.isfinite().all()) for output in (before, after)):
+            raise NotFiniteError("its outputs are not finite")
         if not self._are_close(before, after):
             raise NotCausalError("later tokens change its hidden states of earlier ones, so it is no causal language model")
 

@@ -1,5 +1,8 @@
 """An average that is made while loading has the bits of one that was made beforehand with numpy, and saved."""
 
+import json
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ import torch
 
 from scoring.model import tensor_reader
 from scoring.model.loader import load_averaged_lm, load_causal_lm, open_members
-from scoring.model.open_checkpoint import CheckpointSource, open_expected_checkpoint
+from scoring.model.open_checkpoint import CheckpointSource, open_expected_checkpoint, refuse_other_configs
 from scoring.model.transformers_loader import load_transformers_model
 from suites.checkpoint.completeness import compute_fingerprint
 from suites.common.errors import ExitCode, UserError
@@ -212,3 +215,77 @@ def test_transformers_own_models_are_averaged_too(tmp_path):
     source = CheckpointSource(saved, open_expected_checkpoint(saved, None, as_stored=True))
     ours, theirs = (load_transformers_model(sources, **how) for sources in (open_members(members, as_stored=True), (source,)))
     assert torch.equal(compute_logits(ours), compute_logits(theirs))
+
+
+@pytest.mark.parametrize(
+    ("config", "difference"),
+    [
+        ({"rope_parameters": {"rope_theta": 777.0, "factor": 2}}, "rope_parameters.rope_theta is 777.0 and 10000.0"),
+        ({"text_config": {"rms_norm_eps": 0.5}}, "text_config.rms_norm_eps is 0.5 and 1e-06"),
+        ({"layer_types": ["sliding_attention"]}, "layer_types is ['sliding_attention'] and ['full_attention']"),
+        ({"logit_scale": 0.3}, "logit_scale is 0.3 and None"),
+        ({"transformers_version": "4.1", "_name_or_path": "y", "torch_dtype": "float16", "use_cache": False}, ""),
+        ({"text_config": {"dtype": "float16", "rms_norm_eps": 1e-6}, "attention_dropout": 0.1, "resid_pdrop": 0.1}, ""),
+        ({"id2label": {"0": "a"}, "eos_token_id": 7, "sliding_window": None, "output_router_logits": True}, ""),
+    ],
+)
+def test_members_must_have_one_config_but_for_keys_that_change_no_number(config, difference):
+    last = {
+        "rope_parameters": {"rope_theta": 10000.0, "factor": 2},
+        "text_config": {"rms_norm_eps": 1e-6},
+        "layer_types": ["full_attention"],
+        "use_cache": True,
+    }
+    sources = [CheckpointSource(Path(name), None) for name in ("10", "20", "30")]
+    if difference:
+        with pytest.raises(UserError) as caught:
+            refuse_other_configs(sources, [last, {**last, **config}, last])
+        assert caught.value.message == f"cannot be averaged with 30: {difference}"
+        assert (caught.value.location, caught.value.code) == ("20", ExitCode.CANNOT_SCORE)
+    else:
+        refuse_other_configs(sources, [last, {**last, **config}, last])
+
+
+def test_members_that_only_transformers_computes_are_compared_by_its_configs(tmp_path):
+    """Defaults and older keys of config.json make no difference; another rope does, also where this decoder knows the model."""
+    folders = [save_hf_model(make_hf_model("llama", head_dim=8), tmp_path / f"checkpoint-{step}") for step in STEPS[:2]]
+    document = json.loads((folders[0] / "config.json").read_text())
+    how = {"device": torch.device("cpu"), "dtype": torch.float32, "padded_vocab": "in_softmax"}
+
+    def load_with(config):
+        (folders[0] / "config.json").write_text(json.dumps(config))
+        return load_transformers_model(open_members(list_hf_members(folders), as_stored=True), **how)
+
+    del document["rope_parameters"], document["rms_norm_eps"]
+    assert load_with({**document, "rope_theta": 10000.0}).description["files"] == 2
+    with pytest.raises(
+        UserError, match=r"checkpoint-10: cannot be averaged with checkpoint-20: rope_parameters.rope_theta is 777"
+    ):
+        load_with({**document, "rope_theta": 777.0})
+
+
+def list_hf_members(folders):
+    return [
+        AverageMember(step=step, weight=1 / len(folders), checkpoint=str(folder), fingerprint=compute_fingerprint(folder))
+        for folder, step in zip(folders, STEPS, strict=False)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "difference"),
+    [
+        ({"attention_bias": False, "mlp_bias": False}, "lacks model.layers.0.mlp.down_proj.bias and 27 more"),
+        ({"attention_bias": True, "mlp_bias": False}, "lacks model.layers.0.mlp.down_proj.bias and 11 more"),
+        ({"tie_word_embeddings": True}, "tied is True and False"),
+        ({"num_key_value_heads": 4}, "kv_heads is 4 and 2"),
+    ],
+)
+def test_members_with_other_tensors_are_refused_in_one_short_line(changed, difference, tmp_path):
+    made = [make_hf_model("llama, biases", **each) for each in (changed, {})]
+    folders = [save_hf_model(model, tmp_path / f"checkpoint-{step}") for model, step in zip(made, STEPS, strict=False)]
+    for members, first in ((folders, True), (folders[::-1], False)):
+        with pytest.raises(UserError) as caught:
+            open_members(list_hf_members(members), as_stored=True)
+        if first:
+            assert caught.value.message == f"cannot be averaged with checkpoint-20: {difference}"
+        assert len(str(caught.value)) < 250 + len(str(tmp_path))

@@ -209,6 +209,13 @@ def test_a_model_that_sees_later_tokens_is_refused(tmp_path):
         load(folder)
 
 
+def test_a_model_whose_outputs_are_not_finite_is_not_called_another_kind(tmp_path):
+    folder = save_hf_model(make_hf_model("llama"), tmp_path / "model")
+    rewrite_config(folder, rms_norm_eps=float("nan"))
+    with pytest.raises(UserError, match="LlamaForCausalLM: its outputs are not finite; check the training run"):
+        load(folder)
+
+
 def test_a_rewrite_while_it_loads_is_noticed(tmp_path):
     folder = save_hf_model(make_hf_model("neox"), tmp_path / "model")
     fingerprint = open_checkpoint_shards(folder).fingerprint
