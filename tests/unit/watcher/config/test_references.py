@@ -19,6 +19,7 @@ def load(tmp_path, references):
 
 
 def test_a_reference_is_a_folder_or_a_model_of_the_hub(tmp_path):
+    (tmp_path / "models").mkdir()  # a folder may be still to come
     config = load(
         tmp_path,
         "  smol: models/smol\n"
@@ -45,6 +46,19 @@ def test_a_reference_is_a_folder_or_a_model_of_the_hub(tmp_path):
         ("  a: {checkpoint: /m, tokens: many}\n", "w.yaml:3: references.a.tokens: 'many' is no number of tokens; write 11T"),
         ("  a: 'hub:'\n", "w.yaml:3: references.a: '' names no model of the hub; write hub:OWNER/NAME@REVISION"),
         ("  a: hub:../x\n", "w.yaml:3: references.a: '../x' names no model of the hub"),
+        ("  a: hub:a/b@../../etc\n", "w.yaml:3: references.a: 'a/b@../../etc' names no model of the hub; write hub:OWNER/NAME"),
+        ("  a: hub:a/b@/etc\n", "w.yaml:3: references.a: 'a/b@/etc' names no model of the hub"),
+        (
+            "  a: meta-llama/Llama-3.2-1B\n",
+            "meta-llama/Llama-3.2-1B is no folder; write hub:meta-llama/Llama-3.2-1B for a model of the hub, ./",
+        ),
+        ("  a: gpt2\n", "/gpt2 is no folder; write hub:gpt2 for a model of the hub, ./gpt2 for a folder that is still to come"),
+        ("  a: HUB:gpt2\n", "w.yaml:3: references.a: 'HUB:gpt2' is no folder; write hub:gpt2 for a model of the hub"),
+        ("  a: https://huggingface.co/gpt2\n", "'https://huggingface.co/gpt2' is no folder; write hub:OWNER/NAME for a model"),
+        ("  a: ''\n", "w.yaml:3: references.a: names no model; write its folder, or hub:OWNER/NAME"),
+        ("  a: {checkpoint: /m, stages: []}\n", "w.yaml:3: references.a.stages: names no stage; leave it out for all stages"),
+        ("  a: {checkpoint: /m, tokens: 1.5e99T}\n", "w.yaml:3: references.a.tokens: '1.5e99T' is more tokens than there are"),
+        ("  a: {checkpoint: /m, tokens: 1000000000000000000000}\n", "references.a.tokens: 1000000000000000000000 is more"),
         ("  a: {chekpoint: /m}\n", "w.yaml:3: references.a: "),
         ("  a: [1]\n", "w.yaml:3: references.a: "),
     ],
