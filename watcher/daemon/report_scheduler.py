@@ -26,7 +26,7 @@ from watcher import __version__
 from watcher.config.settings import Config
 from watcher.core.actions import Alert
 from watcher.core.clock import Clock, LogFn
-from watcher.core.evaluation import SETTLED_STATES
+from watcher.core.evaluation import SETTLED_STATES, EvaluationState
 from watcher.daemon.background_process import BackgroundProcess, ProcessExit
 from watcher.daemon.report_state import REPORT_TASK, read_report_state, shorten_list
 from watcher.daemon.stage_summaries import StageSummaries
@@ -219,7 +219,12 @@ class ReportScheduler:
         page = report_html_path(self.config.results)
         # A deleted page is written again, even if nothing is new.
         is_current = self._signature == self._state.signature and page.exists()
-        if not self.config.report.page or is_current or not journal_state.records or self._state.is_backing_off(REPORT_TASK, now):
+        # The first job makes the results folder; until then there is nothing to show.
+        is_early = not journal_state.records or (
+            not page.parent.is_dir()
+            and all(record.state is not EvaluationState.SCORED for record in journal_state.records.values())
+        )
+        if not self.config.report.page or is_current or is_early or self._state.is_backing_off(REPORT_TASK, now):
             return None
         self._page_signature = self._signature
         # The page is made by another process, so that its memory does not stay in the daemon.

@@ -17,6 +17,7 @@ from suites.contract.stage_summary import StageDocument, StageRequest, read_stag
 from support.samples.comparison import make_evaluation_scores, make_sample_comparison
 from support.samples.report import ReportSample
 from watcher.config.settings import ReportSettings
+from watcher.core.evaluation import EvaluationState
 from watcher.daemon.background_process import BackgroundProcess, ProcessExit
 from watcher.daemon.daemon import Daemon
 from watcher.daemon.report_scheduler import ReportScheduler
@@ -110,6 +111,19 @@ def test_every_scored_step_is_compared_once_and_then_the_report_is_written(run):
     assert run.desk.started[-1][0] == REPORT_TASK
     assert run.ticks(200) == [name for name, _ in run.desk.started]
     assert len(run.desk.started) == 5
+
+
+def test_no_page_is_written_before_the_first_results_have_made_its_folder(run):
+    records = run.ledger.records
+    run.ledger.records = {key: msgspec.structs.replace(record, state=EvaluationState.READY) for key, record in records.items()}
+    results = run.sample.config.results
+    hidden = results.rename(results.with_name("hidden"))
+    assert run.ticks() == []
+    assert run.reporter.warnings == ()
+    hidden.rename(results)
+    run.ledger.records = records
+    run.ledger.event_count += 1
+    assert run.ticks()[-1] == REPORT_TASK
 
 
 def test_every_stage_is_summarised_once_after_its_comparisons_and_again_after_a_new_score(run):
