@@ -177,6 +177,9 @@ def _annotations(record: EvaluationRecord, event: events.JournalEvent, t: float)
     match event:
         case events.CheckpointMoved():
             changes: dict[str, Any] = {"checkpoint": event.checkpoint, "average": _move_members(record, event.checkpoint)}
+            # When one model was complete says nothing about another.
+            if record.is_reference:
+                changes["times"] = {}
         case events.MtimesUpdated():
             # Equal content with new mtimes: without this event it would be read at every poll.
             changes = {"mtimes": event.mtimes, "fingerprint": event.fingerprint or record.fingerprint}

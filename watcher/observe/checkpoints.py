@@ -72,8 +72,8 @@ class InspectionCache:
     def __init__(self, reads: BoundedReads) -> None:
         self._reads = reads
         self._cached: dict[str, _CachedInspection] = {}
-        self._suspects: set[str] = set()
-        """Folders of settled evaluations whose mtimes changed and which are incomplete still."""
+        self._suspects: set[tuple[str, str]] = set()
+        """(evaluation, folder) of settled ones whose mtimes changed and which are incomplete still: averages share folders."""
         self.deferred: set[str] = set()
         """Folders that were due when the time was used up; the next calls inspect them."""
         self._pass: dict[str, _CachedInspection] = {}
@@ -164,7 +164,9 @@ class InspectionCache:
             return self._inspect_in_time(record, look) if is_due else None
         if record.state in {EvaluationState.SCORED, EvaluationState.BLOCKED} and record.mtimes is not None:
             # A rewrite of a scored step shows only in two mtimes, and reading them all each poll would cost too much.
-            return self._inspect_settled(record, look) if is_due or folder in self._suspects else None
+            # No listing shows a reference's folder, and references are few.
+            is_due = is_due or (record.key, folder) in self._suspects or record.is_reference
+            return self._inspect_settled(record, look) if is_due else None
         self._cached.pop(folder, None)
         return None
 
@@ -176,9 +178,9 @@ class InspectionCache:
         # Files that are missing belong to a deletion, which leaves the scores alone.
         mtimes = self._read_mtimes(folder, record.mtimes)
         if mtimes in {record.mtimes, None}:
-            self._suspects.discard(folder)
+            self._suspects.discard((record.key, folder))
             return None
-        self._suspects.add(folder)
+        self._suspects.add((record.key, folder))
         return self._inspect(record, look.settle_seconds, look.server_now)
 
     def _inspect_in_time(self, record: EvaluationRecord, look: "_Look") -> tuple[Inspection, str | None] | None:

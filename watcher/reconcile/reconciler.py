@@ -9,6 +9,7 @@ from pathlib import PurePath
 from suites.common.formatting import describe_error, format_bytes, format_count
 from suites.contract.paths import format_step_directory
 from watcher.attempts.in_flight import next_action_in_flight
+from watcher.attempts.journal_events import make_pending_event
 from watcher.attempts.orphan_jobs import resolve_orphan_jobs
 from watcher.attempts.retry_policy import RetryRules
 from watcher.attempts.usage import make_measured_events
@@ -162,7 +163,7 @@ def _next_actions(
         hint = f"its pin keeps {format_bytes(record.pin.size)}. Run watcher cancel to release it"
         return [Skip(record.key, f"no longer in the schedule; {hint}")]
     if not is_scheduled:
-        return [Skip(record.key, "no longer in the schedule")]
+        return [Skip(record.key, f"no longer in the {'config' if record.is_reference else 'schedule'}")]
     return next_action_pending(record, snapshot, config, journal_state)
 
 
@@ -211,6 +212,9 @@ def _make_moved_events(evaluations: list[ScheduledEvaluation], journal_state: Jo
             continue
         reason = f"the config places it at {evaluation.checkpoint}"
         moved.append(events.CheckpointMoved(evaluation=record.key, checkpoint=evaluation.checkpoint, reason=reason))
+        # A step elsewhere is a copy of that step; another path of a reference may be any other model.
+        if record.is_reference and record.state in {EvaluationState.SCORED, EvaluationState.BLOCKED}:
+            moved.append(make_pending_event(record, f"{record.source} is now {evaluation.checkpoint}"))
     return moved
 
 

@@ -108,7 +108,8 @@ def is_wanted(record: EvaluationRecord, config: Config, identities: Container[tu
     ``identities``: of all evaluations that config and folders ask for now. What was taken up stays wanted while the config
     asks for it, whatever the folders show today: they may be rotated, cleaned or unmounted.
     """
-    if record.requested or record.identity in identities:
+    # A reference's length and backend are in the config only, whoever retried it.
+    if (record.requested and not record.is_reference) or record.identity in identities:
         return True
     stage = config.stages.get(record.stage)
     if stage is None:

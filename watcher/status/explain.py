@@ -151,7 +151,7 @@ def list_evaluation_facts(
 def _describe_evaluation(record: EvaluationRecord) -> str:
     source = "" if record.source == record.stage else f", a checkpoint of {record.source}"
     if record.is_reference:
-        return f"{record.key} is {record.source}, a reference of the config; its model is {record.checkpoint}."
+        return f"{record.key} is {record.source}, a model to compare with; its folder is {record.checkpoint}."
     origin = _ORIGIN_TEXTS.get(record.origin, "was requested")
     if record.average:
         members = ", ".join(f"{member.step} ({member.weight:.3g})" for member in record.average)

@@ -170,6 +170,18 @@ def test_a_member_that_is_rewritten_makes_the_average_anew(watched):
     assert watched.list_reasons()[key].startswith("scored; step 400 of the average changed, but step 200: ")
 
 
+def test_a_change_beside_a_deletion_is_said_as_long_as_it_lasts_whatever_else_is_scored_from_it(watched):
+    follow(watched, steps=(400,), last=2)
+    for step in (200, 400):
+        watched.write_checkpoint("stage1", step)
+    watched.tick_until(watched.are_all_scored)
+    delete(watched, 200)
+    watched.write_checkpoint("stage1", 400, seed=1)
+    watched.tick_until(watched.are_all_scored)
+    watched.tick(2)  # the step itself is scored anew
+    assert watched.list_reasons()["stage1/step_400_avg2"].startswith("scored; step 400 of the average changed, but step 200: ")
+
+
 def test_members_of_two_tokenizers_are_refused_by_name(watched):
     follow(watched, last=2)
     watched.write_checkpoint("stage1", 200, tokenizer="t")

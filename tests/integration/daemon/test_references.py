@@ -80,10 +80,37 @@ def test_one_that_left_the_config_keeps_its_scores_and_is_not_scored_where_it_wa
     refer(watched, watched.root / "absent")
     watched.tick(5)
     assert watched.list_reasons()["stage1/reference_small"] == f"waiting for checkpoint {watched.root / 'absent'}"
+    watched.write_request("retry", 0, name="reference_small")
+    watched.tick()
     watched.config = msgspec.structs.replace(watched.config, references={})
     watched.daemon.reload_config(lambda: watched.config)
     watched.tick()
-    assert watched.list_reasons()["stage1/reference_small"] == "no longer in the schedule"
+    assert watched.list_reasons()["stage1/reference_small"] == "no longer in the config"
+
+
+def test_another_model_at_its_path_is_scored_at_once_and_the_same_one_elsewhere_is_not(watched):
+    watched.configure(stage1={"steps": ()})
+    folder = write_model(watched)
+    refer(watched, folder)
+    watched.tick_until(watched.are_all_scored)
+    write_model(watched, seed=5)  # no listing shows it
+    set_times(folder, watched.clock() - 200)
+    watched.tick_until(watched.are_all_scored)
+    assert runs(watched)["stage1/reference_small"] == 2
+
+    def move(folder):
+        refer(watched, folder)
+        watched.daemon.reload_config(lambda: watched.config)
+        watched.tick()
+        return watched.list_states()["stage1/reference_small"], watched.list_reasons().get("stage1/reference_small")
+
+    absent = watched.root / "absent"
+    assert move(absent) == ("waiting", f"waiting for checkpoint {absent}"), "the old model's scores are not shown as its"
+    assert move(folder.rename(watched.root / "renamed"))[0] == "scored"
+    assert runs(watched)["stage1/reference_small"] == 2
+    move(write_model(watched, "other/7", seed=6))
+    watched.tick_until(watched.are_all_scored)
+    assert runs(watched)["stage1/reference_small"] == 3
 
 
 def test_a_folder_of_hugging_face_is_read_with_the_tokenizer_beside_it(watched):

@@ -35,7 +35,7 @@ def run(tmp_path):
 def test_why_names_the_model_and_a_command_that_means_it(run, name):
     ended = run("why", "one", name)
     assert ended.exit_code == 0, ended.output
-    assert "one/reference_small is reference:small, a reference of the config; its model is /m/small." in " ".join(
+    assert "one/reference_small is reference:small, a model to compare with; its folder is /m/small." in " ".join(
         ended.output.split()
     )
     ended = run("why", "one", "reference:other")
