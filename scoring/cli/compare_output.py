@@ -1,10 +1,12 @@
 """Compares two results folders and prints the comparison. Writes nothing."""
 
+import os
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
-from rich.box import SIMPLE
+from rich.box import SIMPLE, SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -67,7 +69,8 @@ def compare_folders(
         )
         Console(soft_wrap=True, highlight=False, markup=False).out(encode_json(output).decode(), end="")
         return ExitCode.SCORED
-    console = Console(highlight=False, markup=False)
+    # Without colours rich would still write bold headings (https://no-color.org).
+    console = Console(highlight=False, markup=False, color_system=None if os.environ.get("NO_COLOR") else "auto")
     print_comparison(comparison, f"{candidate} against {baseline}", console)
     if items is not msgspec.UNSET:
         _print_items(items, console)
@@ -92,43 +95,77 @@ def _print_items(items: Sequence[ChangedItems], console: Console) -> None:
         for direction, names in (("gained", changed.gained), ("lost", changed.lost)):
             if names:
                 line = strip_control_characters(f"{changed.name}: {len(names)} {direction}: {', '.join(names)}")
-                console.print(line, soft_wrap=True)
+                _print_line(line, console)
     if not items:
-        console.print("No item changed sides.")
+        _print_line("No item changed sides.", console)
 
 
 def print_comparison(comparison: Comparison, title: str, console: Console) -> None:
-    """Print a table, as wide as it needs to be.
+    """Print a table that fits a terminal, and in a pipe a line a row.
 
     A number that is cut off would be a wrong number.
     """
-    # Entries first, then totals: a total is over exactly the rows of its tier above.
-    table = Table(box=SIMPLE)
-    table.add_column("", no_wrap=True)
-    for heading in ("baseline", "candidate", "delta", "95 % interval", "p", "p (Holm)", "detectable", "n"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    table = _build_table(comparison, is_stacked=False)
+    # Rich cuts a table to the console's width; a console in a pipe has 80 columns.
+    needed_width = console.measure(table, options=console.options.update(max_width=MAX_TABLE_CHARACTERS)).maximum
+    if console.is_terminal and needed_width > console.width:
+        table = _build_table(comparison, is_stacked=True)
+    else:
+        console.width = max(console.width, needed_width)
+    _print_line(title, console)
+    console.print(table)
+    _print_line(describe_levels(comparison), console)
+    for objective in comparison.objectives:
+        reason = f" ({objective.why})" if objective.why else ""
+        p = "" if objective.p is None else f"; p = {objective.p:.3g}, {objective.test}"
+        _print_line(f"{objective.kind} {objective.name}: {objective.outcome}{reason}{p}", console)
+    for refusal in comparison.refusals:
+        _print_line(f"not compared: {refusal.name}: {refusal.reason}", console)
+
+
+def _build_table(comparison: Comparison, *, is_stacked: bool) -> Table:
+    """Entries, then totals: a total is over exactly the rows of its tier above. ``is_stacked``: pairs of cells in one."""
+    headings = ("", "baseline", "candidate", "delta", "95 % interval", "p", "p (Holm)", "detectable", "n", "verdict")
+    arrange = _stack_cells if is_stacked else list
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False) if is_stacked else Table(box=SIMPLE)
+    for index, heading in enumerate(arrange(headings)):
+        is_text = index == 0 or heading == "verdict"
+        # Only a name may be broken, where a terminal is too narrow.
+        is_breakable = is_stacked and index == 0
+        table.add_column(
+            heading,
+            justify="left" if is_text else "right",
+            no_wrap=not is_breakable,
+            overflow="fold" if is_breakable else "ignore",
+        )
     for entry in comparison.entries:
         for key in entry.judged_keys:
-            table.add_row(*_format_row(_format_entry_name(entry, key), entry.effects[key]))
+            table.add_row(*arrange(_format_row(_format_entry_name(entry, key), entry.effects[key])))
     table.add_section()
     for total in comparison.totals:
         for key in total.judged_keys:
             name = f"{total.tier}: total of {len(total.names)}"
-            table.add_row(*_format_row(name if key == total.judged_by else f"{name} ({key})", total.effects[key]))
-    console.print(title, markup=False, highlight=False, soft_wrap=True)
-    # Rich cuts a table to the console's width; a console in a pipe has 80 columns.
-    needed_width = console.measure(table, options=console.options.update(max_width=MAX_TABLE_CHARACTERS)).maximum
-    console.width = max(console.width, needed_width)
-    console.print(table)
-    console.print(describe_levels(comparison), markup=False, highlight=False, soft_wrap=True)
-    for objective in comparison.objectives:
-        reason = f" ({objective.why})" if objective.why else ""
-        p = "" if objective.p is None else f"; p = {objective.p:.3g}, {objective.test}"
-        console.print(f"{objective.kind} {objective.name}: {objective.outcome}{reason}{p}", markup=False, highlight=False)
-    for refusal in comparison.refusals:
-        line = strip_control_characters(f"not compared: {refusal.name}: {refusal.reason}")
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+            table.add_row(*arrange(_format_row(name if key == total.judged_by else f"{name} ({key})", total.effects[key])))
+    return table
+
+
+def _stack_cells(cells: Sequence[str]) -> list[str]:
+    """Five cells of two lines: the verdict is below the name, the candidate below the baseline and so on."""
+    name, *numbers, verdict = cells
+    return [
+        f"{name}\n{verdict}".lstrip("\n"),
+        *(f"{upper}\n{lower}" for upper, lower in zip(numbers[::2], numbers[1::2], strict=True)),
+    ]
+
+
+def _print_line(text: str, console: Console) -> None:
+    """A line that a terminal breaks between words; in a pipe it stays whole."""
+    line = strip_control_characters(text)
+    lines = [line]
+    if console.is_terminal:  # rich would break a path, too
+        lines = textwrap.wrap(line, console.width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    for each in lines:
+        console.print(each, markup=False, highlight=False, soft_wrap=True)
 
 
 def _format_entry_name(entry: ComparedEntry, key: str) -> str:

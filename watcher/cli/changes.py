@@ -152,6 +152,7 @@ def resume(stage: str | None, *, as_json: bool, config: Path | None) -> None:
 def _leave_pause(kind: str, stage: str | None, *, reason: str, as_json: bool, config: Path | None) -> None:
     """Leave the request, unless there is certainly nothing to resume; print what follows."""
     from watcher.config.loader import load_config  # noqa: PLC0415
+    from watcher.journal.journal import read_journal  # noqa: PLC0415
     from watcher.journal.request_files import (  # noqa: PLC0415
         get_user_at_host,
         make_request_id,
@@ -163,16 +164,18 @@ def _leave_pause(kind: str, stage: str | None, *, reason: str, as_json: bool, co
     loaded = load_config(config, copy_environment())
     now = time.time()
     health = check_liveness(loaded.paths, now)
-    paused = {} if health.document is None else health.document["paused"]
+    unread = [request for request in read_requests(loaded.paths)[0] if request.kind in {"pause", "resume"}]
+    # The journal is newer than the status, and is there before any status.
+    paused = {*read_journal(loaded.paths).pauses, *({} if health.document is None else health.document["paused"])}
     if stage is not None and not (kind == "resume" and stage in paused):  # a stage that left the config may still be paused
         get_stage(stage, loaded)
-    has_pending = any(request.kind in {"pause", "resume"} for request in read_requests(loaded.paths)[0])
+    has_pending = any(request.kind == "pause" for request in unread)
     if kind == "resume" and stage is not None and "" in paused and not has_pending:
         hint = "run `watcher resume`, which ends every pause"
         raise UserError("every stage is paused, not this one alone", location=f"resume {stage}", hint=hint)
-    is_needed = kind == "pause" or has_pending or health.document is None or (stage in paused if stage else bool(paused))
+    is_needed = kind == "pause" or has_pending or (stage in paused if stage else bool(paused))
     what = stage or "every stage"
-    effect = f"{what} is not paused" if not is_needed else f"{what}: submissions go on"
+    effect = f"{what}: submissions go on" if is_needed else f"{stage} is not paused" if stage else "nothing is paused"
     if kind == "pause":
         effect = f"{what}: nothing new is submitted; jobs that run or wait in the queue go on"
     request = Request(id=make_request_id(now), at=now, by=get_user_at_host(), kind=kind, stage=stage or "", reason=reason)
@@ -182,5 +185,5 @@ def _leave_pause(kind: str, stage: str | None, *, reason: str, as_json: bool, co
     if as_json:
         echo_json(request=request.id if is_needed else None, kind=kind, stage=stage, effect=effect, next=following)
         return
-    echo_text(f"{kind} {effect}")
+    echo_text(f"{kind} {effect}" if is_needed or stage else f"{kind}: {effect}")
     echo_text(following or "Nothing to do: no request is left.")

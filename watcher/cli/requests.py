@@ -20,7 +20,7 @@ from watcher.cli.options import (
     get_stage,
     json_option,
 )
-from watcher.config.settings import Config, Stage
+from watcher.config.settings import REFERENCE_PREFIX, Config, Stage
 from watcher.core.request_types import Request
 
 
@@ -207,6 +207,7 @@ def submit_request(config: Config, *, as_json: bool, **fields: Any) -> None:
         left = msgspec.structs.replace(request, steps=tuple(sorted(changed)))
     if left.steps:
         write_request(left, config.paths)
+    is_reference = request.source is not None and request.source.startswith(REFERENCE_PREFIX)
     if as_json:
         echo_json(
             request=left.id if left.steps else None,
@@ -218,12 +219,15 @@ def submit_request(config: Config, *, as_json: bool, **fields: Any) -> None:
     else:
         source_suffix = "" if request.source in {None, request.stage} else f" of {request.source}"
         noun = "step" if len(request.steps) == 1 else "steps"
-        click.echo(f"{request.kind} {request.stage}: {noun} {format_steps(request.steps)}{source_suffix}")
+        # A reference has no step that a person knows.
+        what = request.source if is_reference else f"{noun} {format_steps(request.steps)}{source_suffix}"
+        click.echo(f"{request.kind} {request.stage}: {what}")
         for outcome, steps in outcomes.items():
-            echo_text(f"  {format_steps(steps)}: {outcome.text}")
+            echo_text(f"  {request.source if is_reference else format_steps(steps)}: {outcome.text}")
         echo_text(health.next_reading if left.steps else "Nothing to do: no request is left.")
     refused = {outcome.text: steps for outcome, steps in outcomes.items() if outcome.effect == "refused"}
     if refused and health.document is not None:
-        message = "; ".join(f"{format_steps(steps)}: {text}" for text, steps in refused.items())
+        names = {text: request.source if is_reference else format_steps(steps) for text, steps in refused.items()}
+        message = "; ".join(f"{name}: {text}" for text, name in names.items())
         hint = "`watcher status` lists what can be changed"
         raise UserError(f"not done: {message}", location=f"{request.kind} {request.stage}", hint=hint)

@@ -67,6 +67,12 @@ MAX_POSTPONEMENT_SECONDS = 3600.0
 SETTLED_STATES = frozenset({EvaluationState.SCORED, EvaluationState.BLOCKED, EvaluationState.CANCELLED, EvaluationState.LOST})
 
 
+def describe_renewal(state: EvaluationState) -> str:
+    """What enqueue and retry do with an evaluation that has no job and no scores."""
+    is_tried = state not in {EvaluationState.PENDING, EvaluationState.WAITING, EvaluationState.READY}
+    return f"will be retried (was {state.value})" if is_tried else f"will be scored; it is {state.value} already"
+
+
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """One submission of an evaluation."""
 

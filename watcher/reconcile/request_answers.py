@@ -13,7 +13,7 @@ from watcher.attempts.unseen_attempts import find_unseen, give_up_unseen
 from watcher.config.settings import Config, Stage
 from watcher.core import event_parsing, events
 from watcher.core.actions import Action, CloseRequest
-from watcher.core.evaluation import IN_FLIGHT_STATES, EvaluationRecord, EvaluationState
+from watcher.core.evaluation import IN_FLIGHT_STATES, EvaluationRecord, EvaluationState, describe_renewal
 from watcher.core.events import JournalEvent
 from watcher.core.request_types import Amendment, Request
 from watcher.core.snapshot import Snapshot, StageFolder
@@ -230,7 +230,7 @@ def _change_evaluation(request: Request, stage: Stage, record: EvaluationRecord,
             make_archive_action(record, stage, labels, f"{request.kind} --force{requester}"),
             pending_event,
         ], "will be scored again; current results move to superseded/"
-    return [pending_event], f"will be retried (was {record.state.value})"
+    return [pending_event], describe_renewal(record.state)
 
 
 def _cancel_evaluation(request: Request, record: EvaluationRecord, snapshot: Snapshot) -> tuple[list[Action], str]:

@@ -135,24 +135,50 @@ def print_reference_table(stage: StageReport, console: Console) -> None:
         return
     tokens = [f"{name} ({_format_tokens(count)})" for name, count in zip(table.names, table.reference_tokens, strict=True)]
     console.print(make_text(f"step {table.step} ({_format_tokens(table.tokens)}) against {', '.join(tokens)}", "bold"))
-    print_layout(([_build_table(table, separator)] for separator in (" ", "\n")), console)
+
+    def list_layouts() -> Iterator[list[Table]]:
+        yield [_build_table(table, " ")]
+        yield [_build_table(table, "\n")]
+        yield [_build_narrow_table(table, number) for number in range(len(table.names))]
+
+    print_layout(list_layouts(), console)
     console.print(make_text(f"levels of the verdicts: {table.levels}"))
     for line in table.refused:
         console.print(make_text(f"not compared: {line}"))
 
 
 def _build_table(table: ReferenceTable, separator: str) -> Table:
-    headings = [heading for name in table.names for heading in (name, f"you{separator}minus {name}", "overtaken")]
+    """The columns of all references; ``separator`` stands before an interval."""
     has_crossings = any(text for row in table.rows for text in row.crossings)
-    shown = [heading for heading in headings if has_crossings or heading != "overtaken"]
-    built = make_table("figure", *shown, right=table.names)
+    headings = [
+        heading for name in table.names for heading in (name, f"you{separator}minus {name}", *["overtaken"] * has_crossings)
+    ]
+    built = make_table("figure", *headings, right=table.names)
     for row in table.rows:
         cells: list[Text] = []
         for effect, crossing in zip(row.effects, row.crossings, strict=True):
             cells += [_render_value(effect), _render_change(effect, separator)]
-            cells += [make_text(crossing.replace(" [", f"{separator}["))] * has_crossings
+            cells += [_make_lines(crossing.replace(" [", f"{separator}["))] * has_crossings
         built.add_row(make_text(row.label, "" if row.name else "bold"), *cells)
     return built
+
+
+def _build_narrow_table(table: ReferenceTable, reference: int) -> Table:
+    """The figures of one reference; its crossing stands below the change."""
+    name = table.names[reference]
+    has_crossings = any(row.crossings[reference] for row in table.rows)
+    built = make_table("figure", name, f"you\nminus {name}" + "\novertaken" * has_crossings, right=(name,))
+    for row in table.rows:
+        effect, crossing = row.effects[reference], row.crossings[reference].replace(" [", "\n[")
+        if effect is not None or crossing:
+            label = _make_lines(row.label.replace(", ", ",\n"), "" if row.name else "bold")
+            lines = [_render_change(effect, "\n"), *([_make_lines(crossing)] if crossing else [])]
+            built.add_row(label, _render_value(effect), Text("\n").join(lines))
+    return built
+
+
+def _make_lines(text: str, style: str = "") -> Text:
+    return Text("\n").join(make_text(line, style) for line in text.split("\n"))
 
 
 def _render_value(effect: Effect | None) -> Text:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from suites.common.formatting import format_count, format_names, strip_control_characters
-from watcher.core.evaluation import IN_FLIGHT_STATES, EvaluationState
+from watcher.core.evaluation import IN_FLIGHT_STATES, EvaluationState, describe_renewal
 from watcher.core.request_types import Request
 from watcher.status.reader import JsonObject
 
@@ -116,4 +116,4 @@ def _preview_outcome(request: Request, step: int, row: JsonObject | None, get_fo
         if request.force:
             return Outcome("will be scored again; current results move to superseded/")
         return Outcome("already scored; use --force to score it again", "none" if request.kind == "enqueue" else "refused")
-    return Outcome(f"will be retried (was {state})")
+    return Outcome(describe_renewal(EvaluationState(state)))

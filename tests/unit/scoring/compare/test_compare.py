@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -613,6 +614,27 @@ def test_by_request_it_writes_the_document_and_by_hand_it_tells(tmp_path, capsys
     delta = told["comparison"]["totals"][0]["effects"]["nll_per_token"]["delta"]
     assert f" {delta:+.4f} " in text
     assert "\u2026" not in text  # nothing is cut off, however narrow the terminal
+
+
+@pytest.mark.parametrize("no_color", [False, True])
+def test_a_terminal_of_80_columns_has_every_number_and_no_colors_where_they_are_unwanted(tmp_path, capsys, monkeypatch, no_color):
+    bridge, candidate = made(tmp_path, "step_900", step=900), made(tmp_path, "step_1", shift=-0.1, step=1)
+    arguments = ["compare", "--baseline", str(bridge.folder), "--candidate", str(candidate.folder)]
+    numbers = []
+    for is_terminal in ("", "1"):
+        monkeypatch.setenv("COLUMNS", "80")
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("TTY_COMPATIBLE", is_terminal)
+        monkeypatch.setenv("FORCE_COLOR", is_terminal)
+        monkeypatch.setenv("NO_COLOR", "1" if no_color else "")
+        assert run_scoring_in_process(arguments) == ExitCode.SCORED
+        text = capsys.readouterr().out
+        assert ("\x1b" in text) == (bool(is_terminal) and not no_color)
+        table = re.sub(r"\x1b\[[0-9;]*m", "", text)
+        table = table[table.index("verdict") : table.index("a single look")]
+        numbers.append(sorted(re.findall(r"[+-]?\d+\.\d+", table)))
+        assert (max(map(len, table.splitlines())) <= 80) == bool(is_terminal)
+    assert numbers[0] == numbers[1] != []
 
 
 def test_what_cannot_be_compared_is_one_line_and_its_exit_code(tmp_path, capsys):

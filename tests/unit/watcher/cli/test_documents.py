@@ -12,8 +12,8 @@ from click.shell_completion import BashComplete
 from support.runs.watcher_commands import make_config_folder_fixture, publish_daemon_status, run_watcher
 from watcher.cli.app import main
 from watcher.config.loader import load_config
-from watcher.core import events
-from watcher.core.evaluation import EvaluationRecord, EvaluationState
+from watcher.core import events, stage_events
+from watcher.core.evaluation import EvaluationRecord, EvaluationState, describe_renewal
 from watcher.core.stage_events import Pause
 from watcher.journal.journal import Journal
 from watcher.journal.request_files import read_requests
@@ -253,6 +253,22 @@ def test_pause_and_resume():
     ]
     assert "2 requests are not read yet: pause stage1, resume every stage" in run_watcher("status").output
     assert "no stage 'stage2'" in run_watcher("pause", "stage2", exit_code=2).stderr
+
+
+@pytest.mark.usefixtures("config_folder")
+def test_without_a_pause_there_is_nothing_to_resume_and_a_journaled_one_needs_no_status():
+    for _ in range(2):
+        assert run_watcher("resume").stdout == "resume: nothing is paused\nNothing to do: no request is left.\n"
+    assert read_requests(load_config(None, {}).paths)[0] == []
+    Journal.open(load_config(None, {}).paths).append(stage_events.Paused(stage="", by="ada", reason=""), t=1.0)
+    assert "resume every stage: submissions go on" in run_watcher("resume").stdout
+
+
+@pytest.mark.parametrize("state", EvaluationState)
+def test_only_what_was_tried_or_given_up_is_retried(state):
+    is_waiting = state in {"pending", "waiting", "ready"}
+    said = describe_renewal(state)
+    assert said == (f"will be scored; it is {state} already" if is_waiting else f"will be retried (was {state})")
 
 
 @pytest.mark.usefixtures("config_folder")

@@ -47,6 +47,7 @@ def test_why_names_the_model_and_a_command_that_means_it(run, name):
 def test_a_request_means_the_reference(run, tmp_path, kind, name):
     ended = run(kind, "one", name)
     assert ended.exit_code == 0, ended.output
+    assert ended.output.startswith(f"{kind} one: reference:small\n  reference:small: ")
     (request,) = read_requests(StatePaths(tmp_path / "r" / ".watcher"))[0]
     assert (request.kind, request.steps, request.source) == (kind, (0,), "reference:small")
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -17,8 +18,9 @@ def report(tmp_path_factory):
 
     sample = write_reference_run(tmp_path_factory.mktemp("run"))
 
-    def run(*arguments):
-        ended = CliRunner().invoke(main, ["report", *arguments, "--config", str(sample.config_file)], env={"COLUMNS": "200"})
+    def run(*arguments, columns=200):
+        environment = {"COLUMNS": str(columns)}
+        ended = CliRunner().invoke(main, ["report", *arguments, "--config", str(sample.config_file)], env=environment)
         assert ended.exit_code == 0, ended.output
         return ended.output
 
@@ -36,6 +38,17 @@ def test_the_terminal_shows_the_newest_step_against_each_with_the_step_of_the_cr
     assert "not compared: small: ppl: different tokenizer: theirs at the baseline, ours at the candidate: perplexities" in text
     overview = text[: text.index("step 300 (")]
     assert "reference" not in overview, "another model's perplexity stands in no column beside ours"
+
+
+def test_a_narrow_terminal_has_a_table_for_each_reference_with_the_same_numbers(report):
+    text = report(columns=80)
+    assert max(map(len, text.splitlines())) <= 80
+    table = text[text.index("step 300 (") : text.index("levels of the verdicts", text.index("step 300 ("))]
+    assert [table.count(f"minus {name}") for name in ("small", "large")] == [1, 1]
+    wide = report()
+    numbers = re.findall(r"[+-]?\d\.\d{4}", wide[wide.index("step 300 (") : wide.index("levels", wide.index("step 300 ("))])
+    assert sorted(re.findall(r"[+-]?\d\.\d{4}", table)) == sorted(numbers)
+    assert "ahead from step 233 on" in table
 
 
 def test_csv_has_their_figures_and_the_paired_differences(report):
