@@ -10,6 +10,7 @@ import msgspec
 from scoring.cli.options import parse_assumptions
 from suites.checkpoint.completeness import Completeness, Inspection, inspect_checkpoint
 from suites.checkpoint.contents import CheckpointKind
+from suites.checkpoint.folder_kind import MARKER_FILES
 from suites.checkpoint.layout import CHECKPOINT_FOLDER_NAMES, guess_step
 from suites.common.errors import ExitCode, UserError
 from suites.contract.encoding import canonical_digest
@@ -19,6 +20,9 @@ from suites.definitions.local_data import bind_current_data
 from suites.definitions.suite import load_suite
 
 T = TypeVar("T")
+
+_MAX_NAME_CHARACTERS = 200
+"""It is part of the names of files."""
 
 
 class ScoreOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +59,11 @@ def request_from_options(options: ScoreOptions, environ: Mapping[str, str]) -> S
     inspection = inspect_checkpoint(folder, now=time.time(), settle_seconds=0.0, forced=True)
     if inspection.kind is not Completeness.COMPLETE or inspection.fingerprint is None:
         hint = "give a complete checkpoint: nanotron's folder of one step, or a folder with config.json and safetensors"
-        raise UserError(inspection.detail, location=folder, hint=hint, code=ExitCode.CANNOT_SCORE)
+        detail = inspection.detail.removeprefix(f"{folder}: ")
+        if inspection.kind is Completeness.NOT_YET and not any((folder / name).exists() for name in MARKER_FILES):
+            detail = "has neither config.yaml nor config.json"
+            hint += "; in the hub's cache that is snapshots/<hash>"
+        raise UserError(detail, location=folder, hint=hint, code=ExitCode.CANNOT_SCORE)
     # The folder's name is the step, as for the watcher; the metadata has it where the name is no number.
     named_step = guess_step(folder.name)
     step = inspection.step if named_step is None else named_step
@@ -72,13 +80,14 @@ def request_from_options(options: ScoreOptions, environ: Mapping[str, str]) -> S
     identity_digest = canonical_digest(
         [inspection.fingerprint, *(digest for digest, _ in compute_tier_digests(suites).values()), *settings, device_type]
     )
-    stage = options.stage or folder.parent.name
+    stage = _check_folder_name(options.stage or folder.parent.name, "--stage")
+    default_name = folder.name if is_model else format_step_directory(step)
     return ScoringRequest(
         run_id=f"by-hand-{stage}-{step}-{identity_digest[:8]}",
         stage=stage,
         source_stage=stage if folder.parent.name in CHECKPOINT_FOLDER_NAMES else folder.parent.name,
         step=step,
-        directory=options.name or (folder.name if is_model else format_step_directory(step)),
+        directory=_check_folder_name(options.name or default_name, "--name"),
         checkpoint=str(folder),
         fingerprint=inspection.fingerprint,
         suites=suites,
@@ -96,6 +105,14 @@ def request_from_options(options: ScoreOptions, environ: Mapping[str, str]) -> S
         exports=options.exports,
         offline=options.offline,
     )
+
+
+def _check_folder_name(text: str, option: str) -> str:
+    """The name of a folder of results. UserError for one that leads elsewhere, also where it comes from the checkpoint's path."""
+    if text in {"", ".", ".."} or "/" in text or not text.isprintable() or len(text) > _MAX_NAME_CHARACTERS:
+        hint = f"give {option} a name of up to {_MAX_NAME_CHARACTERS} characters, without a slash"
+        raise UserError(f"{text[:_MAX_NAME_CHARACTERS]!r} cannot be the name of a folder", location=option, hint=hint)
+    return text
 
 
 def _require_value(value: T | None, inspection: Inspection, setting: str, hint: str) -> T:

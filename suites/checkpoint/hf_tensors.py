@@ -9,7 +9,14 @@ from typing import NamedTuple
 
 from suites.checkpoint.architecture import Architecture, ParameterSpec
 from suites.checkpoint.model_config_reader import UnscorableCheckpoint
-from suites.checkpoint.shard_headers import IndexRange, Shard, ShardHeader, ShardPiece
+from suites.checkpoint.shard_headers import (
+    BYTES_PER_ELEMENT,
+    IndexRange,
+    Shard,
+    ShardHeader,
+    ShardPiece,
+    describe_unusable_type,
+)
 from suites.common.formatting import format_names
 
 HEAD_NAME = "lm_head.weight"
@@ -52,7 +59,7 @@ def map_tensors(arch: Architecture, stored: Mapping[str, StoredTensor]) -> dict[
     """Nanotron's parameter -> its shards in the files.
 
     None where the files hold other tensors than the architecture has: then only transformers can tell what they mean.
-    Raises UnscorableCheckpoint where some are missing, and none is surplus.
+    Raises UnscorableCheckpoint where some are missing, and none is surplus, or where one is of integers.
     """
     parts = {parameter.name: tuple(_list_parts(arch, parameter.name)) for parameter in arch.parameters()}
     expected = {part.name for members in parts.values() for part in members}
@@ -62,6 +69,10 @@ def map_tensors(arch: Architecture, stored: Mapping[str, StoredTensor]) -> dict[
         return None
     if missing := sorted(expected - present):
         raise UnscorableCheckpoint(f"lacks {format_names(missing, limit=3)}, which config.json implies")
+    for name in sorted(expected):
+        tensor = stored[name]
+        if tensor.header.dtype not in BYTES_PER_ELEMENT:  # buffers may have other types, and weights may not
+            raise UnscorableCheckpoint(describe_unusable_type(f"{tensor.file}: {name[:120]}", tensor.header.dtype))
     tensors = {}
     for parameter in arch.parameters():
         shards = _build_shards(parameter, parts[parameter.name], stored)

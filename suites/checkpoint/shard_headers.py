@@ -141,8 +141,7 @@ def _read_headers(
     for tensor_name, header in headers.items():
         place = name if tensor_name == "data" else f"{name}: {tensor_name[:120]}"
         if header.dtype not in element_bytes:
-            usable_types = ", ".join(BYTES_PER_ELEMENT)
-            raise UnscorableCheckpoint(f"{place}: weights of type {header.dtype[:20]!r} cannot be scored; {usable_types} can")
+            raise UnscorableCheckpoint(describe_unusable_type(place, header.dtype))
         if math.prod(header.shape) * element_bytes[header.dtype] != header.data_bytes:
             description = f"{header.dtype} {header.shape} does not take {header.data_bytes} bytes"
             raise IncompleteFile(f"torn header: {place}: {description}")
@@ -151,6 +150,11 @@ def _read_headers(
         kind = "truncated shard" if file_bytes < expected_bytes else "shard with extra bytes after its data"
         raise IncompleteFile(f"{kind}: {name} has {file_bytes} bytes, its header says {expected_bytes}")
     return headers
+
+
+def describe_unusable_type(place: str, dtype: str) -> str:
+    """Why weights of a type that is none of BYTES_PER_ELEMENT are refused."""
+    return f"{place}: weights of type {dtype[:20]!r} cannot be scored; {', '.join(BYTES_PER_ELEMENT)} can"
 
 
 def _parse_nanotron_header(document: Any, data_offset: int) -> dict[str, ShardHeader]:

@@ -11,6 +11,9 @@ import msgspec
 MAX_MEMBERS = 100
 """More members than any average needs: a typing error."""
 
+MIN_WEIGHT = 1e-9
+"""Smallest share of a member: less changes no weight of a model, and is lost when it is written down."""
+
 Weight = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 
@@ -55,6 +58,17 @@ def normalize_weights(weights: Sequence[float]) -> tuple[float, ...]:
 def decay_weights(count: int, decay: float) -> tuple[float, ...]:
     """Weights of ``count`` members, oldest first: each has ``decay`` times the next one's; together 1."""
     return normalize_weights([decay**age for age in reversed(range(count))])
+
+
+def describe_unusable_weights(weights: Sequence[float]) -> str:
+    """Why relative weights cannot be an average's, beginning with a verb; empty for usable ones."""
+    if not all(0 < weight < math.inf for weight in weights):
+        return "holds a weight that is not positive"
+    try:
+        smallest = min(normalize_weights(weights), default=1.0)
+    except OverflowError:
+        return "holds weights whose sum is not finite"
+    return "" if smallest >= MIN_WEIGHT else f"gives a checkpoint {smallest:g} of the average, and the least is {MIN_WEIGHT:g}"
 
 
 def format_average_name(members: Sequence[AverageStep], *, is_plain: bool) -> str:

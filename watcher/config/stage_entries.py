@@ -1,6 +1,5 @@
 """Resolves the entries of ``stages`` in watcher.yaml."""
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from suites.checkpoint.contents import CheckpointKind
 from suites.checkpoint.layout import DEFAULT_NAMES, LAYOUT_KINDS, CheckpointLayout
 from suites.common.errors import UserError
 from suites.common.yaml_reader import YamlDocument, YamlPath, convert_document
+from suites.contract.averages import MIN_WEIGHT, decay_weights, describe_unusable_weights
 from suites.contract.objectives import Margins, Objectives
 from suites.contract.stage_summary import MIN_EVALUATIONS
 from suites.definitions.quick_suites import QUICK_SUFFIX, name_quick_suite
@@ -173,12 +173,15 @@ def _resolve_average(
     if weights and last not in {None, len(weights)}:
         message = f"{len(weights)} weights for the last {last} checkpoints"
         raise document.make_error(message, (*location, "weights"), "give one weight a checkpoint, oldest first")
-    if not all(0 < weight < math.inf for weight in weights):
-        raise document.make_error("holds a weight that is not positive", (*location, "weights"), "leave that checkpoint out")
+    if mistake := describe_unusable_weights(weights):
+        raise document.make_error(mistake, (*location, "weights"), "leave that checkpoint out, or give weights such as 1, 2, 4")
     if section.ema is not None and not 0 < section.ema < 1:
         raise document.make_error(f"{section.ema:g} is not between 0 and 1", (*location, "ema"), "0.9 is usual")
     if last is None and len(weights) < 2:  # noqa: PLR2004  one checkpoint is no average
         raise document.make_error("does not say of how many checkpoints", location, "write last: 4, or weights: of two or more")
+    if section.ema is not None and last is not None and decay_weights(last, section.ema)[0] < MIN_WEIGHT:
+        message = f"leaves the oldest of {last} checkpoints less than {MIN_WEIGHT:g} of the average"
+        raise document.make_error(message, (*location, "ema"), "give a larger one, or a smaller last")
     return AverageSchedule(last=last or len(weights), every=section.every, given_weights=weights, ema=section.ema)
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from suites.common.atomic_files import write_atomically
 from suites.common.documents import DamagedDocument, is_utf8, read_struct
 from suites.common.errors import ExitCode, UserError
-from suites.contract.averages import MAX_MEMBERS
+from suites.contract.averages import MAX_MEMBERS, describe_unusable_weights
 from suites.contract.encoding import encode_json
 from suites.contract.paths import StatePaths
 from watcher.core.request_types import MAX_STEPS_PER_REQUEST, Request
@@ -128,6 +128,8 @@ def parse_average(average: str, weights: str | None) -> RequestedAverage:
     if len(numbers) != len(steps) or not all(0 < number < math.inf for number in numbers):
         hint = f"give {len(steps)} positive numbers, one for each step of --average"
         raise UserError(f"{weights!r} does not fit --average", location="--weights", hint=hint)
+    if mistake := describe_unusable_weights(numbers):
+        raise UserError(mistake, location="--weights", hint="leave that step out, or write weights such as 1,2,4")
     ordered = sorted(zip(steps, numbers, strict=True))
     return RequestedAverage(tuple(step for step, _ in ordered), tuple(number for _, number in ordered))
 
@@ -160,11 +162,12 @@ def _find_impossible_value(request: Request, file_name: str) -> str:
         return "it holds text that is not UTF-8"
     if request.checkpoint is not None and not Path(request.checkpoint).is_absolute():
         return f"checkpoint {request.checkpoint!r} is no absolute path"
-    has_weights = len(request.weights) in {0, len(request.average)} and all(0 < weight < math.inf for weight in request.weights)
     if request.average and (list(request.average) != sorted(set(request.average)) or request.average[-1:] != request.steps):
         return f"its average {request.average} is not ascending up to its step"
-    if not has_weights:
-        return f"its weights {request.weights} do not fit its average"
+    mistake = describe_unusable_weights(request.weights)
+    if mistake or len(request.weights) not in {0, len(request.average)}:
+        shown = ", ".join(f"{weight:g}" for weight in request.weights[:10])
+        return f"its weights {shown} do not fit its average" + (f": it {mistake}" if mistake else "")
     if request.name is not None:
         try:
             parse_directory_name(request.name, is_new=request.kind == "enqueue")

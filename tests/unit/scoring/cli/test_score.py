@@ -8,7 +8,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
-from suites.common.errors import ExitCode
+from suites.common.errors import ExitCode, UserError
 from suites.contract.encoding import encode_json
 from suites.contract.scoring_request import compute_tier_digests
 from suites.contract.tier_files import check_tier_file
@@ -291,3 +291,31 @@ def test_a_checkpoint_scored_on_another_stages_suites_keeps_its_own_stage(tmp_pa
     shutil.copytree(copy_checkpoint(tmp_path), checkpoint)
     request = make_score_request(tmp_path, checkpoint, stage="st5")
     assert (request.stage, request.source_stage, request.paths.root.name) == ("st5", source, "st5")
+
+
+@pytest.mark.parametrize("option", ["stage", "name"])
+@pytest.mark.parametrize("text", ["../x", "../../y", "/tmp/x", "..", ".", "a/b", "a\0b", "a\nb", "x" * 201])
+def test_no_name_leads_out_of_the_results(tmp_path, option, text):
+    write_suites(tmp_path)
+    with pytest.raises(UserError, match="cannot be the name of a folder; give --") as caught:
+        make_score_request(tmp_path, **{option: text})
+    assert (caught.value.code, caught.value.location) == (ExitCode.USAGE, f"--{option}")
+
+
+def test_neither_does_a_name_that_is_taken_from_the_checkpoints_path(tmp_path):
+    write_suites(tmp_path)
+    (tmp_path / "run" / "a").mkdir(parents=True)
+    (tmp_path / "run" / "60").symlink_to(LLAMA_CHECKPOINT)
+    with pytest.raises(UserError, match=r"--stage: '\.\.' cannot be the name of a folder"):
+        make_score_request(tmp_path, tmp_path / "run" / "a" / ".." / "60", stage=None)
+    assert make_score_request(tmp_path, tmp_path / "run" / "60", stage=None, name="my run").directory == "my run"
+
+
+def test_a_folder_that_is_not_there_is_named_once(tmp_path):
+    write_suites(tmp_path)
+    with pytest.raises(UserError) as caught:
+        make_score_request(tmp_path, tmp_path / "10")
+    assert str(caught.value).startswith(f"{tmp_path / '10'}: no such folder; ")
+    (tmp_path / "10" / "snapshots" / "1a2b").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"10: has neither config.yaml nor config.json; give .*snapshots/<hash>"):
+        make_score_request(tmp_path, tmp_path / "10")

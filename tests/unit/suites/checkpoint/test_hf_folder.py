@@ -18,6 +18,7 @@ from suites.checkpoint.contents import CheckpointKind
 from suites.checkpoint.folder_kind import detect_kind, read_mtimes, read_run_settings
 from suites.checkpoint.hf_config import parse_known_architecture
 from suites.checkpoint.layout import CheckpointLayout, detect_layout
+from suites.checkpoint.model_config_reader import UnscorableCheckpoint
 from support.models.hf_checkpoint import CONFIG, encode_safetensors, plan_hf_writes, write_hf_folder
 from support.models.nanotron_checkpoint import RawTensor, write_tiny_checkpoint
 
@@ -367,6 +368,21 @@ def test_a_tensor_may_have_any_type_that_is_no_weight(tmp_path):
     contents = open_checkpoint_shards(folder)
     assert [parameter.name for parameter in contents.architecture.parameters()] == ["a.weight"]
     assert contents.architecture.family == "gpt_neox"
+
+
+@pytest.mark.parametrize("dtype", ["I32", "U32"])
+@pytest.mark.parametrize("count", [1, -1])
+def test_a_weight_of_integers_is_unscorable_and_named(folder, dtype, count):
+    """One, or all in a file: the decoder that knows the model reads no buffers."""
+    path = next(path for path in sorted(folder.glob("*.safetensors")))
+    path.write_bytes(path.read_bytes().replace(b'"F32"', f'"{dtype}"'.encode(), count))
+    os.utime(path, ns=(0, 0))
+    found = judge(folder)
+    assert found.kind is Completeness.UNSCORABLE
+    assert found.reason.startswith(f"{path.name}: ")
+    assert f"weights of type '{dtype}' cannot be scored; F64, F32, BF16, F16 can" in found.reason
+    with pytest.raises(UnscorableCheckpoint, match=f"weights of type '{dtype}'"):
+        open_checkpoint_shards(folder)
 
 
 @pytest.mark.parametrize("gap", [-1, 1])

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from suites.common.errors import UserError
+from suites.contract.paths import StatePaths
 from support.models.nanotron_checkpoint import write_tiny_checkpoint
 from support.runs.watcher_commands import make_config_folder_fixture, publish_daemon_status, run_watcher
 from watcher.config.loader import load_config
@@ -15,7 +16,7 @@ from watcher.core.evaluation import EvaluationRecord, EvaluationState
 from watcher.core.request_types import Request
 from watcher.journal import request_files
 from watcher.journal.journal import Journal
-from watcher.journal.request_files import read_requests
+from watcher.journal.request_files import read_requests, write_request
 
 CONFIG = """
 results: results
@@ -145,6 +146,9 @@ def test_a_bridge_from_where_its_source_ended_is_asked_for_by_what_the_folders_s
         (("enqueue", "stage1", "9", "--average", "7,9", "--bridge"), "--bridge: an average is of a stage's own steps; remove it"),
         (("enqueue", "stage1", "9", "--average", "7,9", "--weights", "1"), "--weights: '1' does not fit --average; give 2"),
         (("enqueue", "stage1", "9", "--average", "7,9", "--weights", "1,0"), "--weights: '1,0' does not fit --average; give 2"),
+        (("enqueue", "stage1", "9", "--average", "7,9", "--weights", "1e-300,1e300"), "--weights: gives a checkpoint 0 of"),
+        (("enqueue", "stage1", "9", "--average", "7,9", "--weights", "1e308,1e308"), "--weights: holds weights whose sum is"),
+        (("enqueue", "stage1", "9", "--average", "7,9", "--weights", "1,2e9"), "--weights: gives a checkpoint 5e-10 of"),
         (("enqueue", "stage1", "9", "--average", "7,9", "--weights", "a,b"), "--weights: 'a,b' is not a list of numbers; write"),
         (("enqueue", "stage1", "9", "--weights", "1,1"), "--weights: weights of no average; name the steps with --average"),
         (
@@ -380,3 +384,18 @@ def test_what_will_happen_is_said_for_each_step(arguments, expected, config_fold
     lines = run_watcher(*arguments, exit_code=2 if is_refused else 0).stdout.splitlines()
     assert [line for line in lines if line.strip() in expected] == [f"  {line}" for line in expected]
     assert lines[-1] == "The watcher on login1 reads the request within 60 s."
+
+
+@pytest.mark.parametrize("weights", [(1e-300, 1e300), (1e308, 1e308), (1.0, 2e9), (1.0, 0.0), (1.0,)])
+def test_a_request_file_whose_weights_vanish_is_answered_and_not_taken(tmp_path, weights):
+    paths = StatePaths(tmp_path)
+    for number, relative in enumerate((weights, (1.0, 1.0))):
+        write_request(
+            Request(id=f"r{number}", at=number, kind="enqueue", stage="s", steps=(9,), average=(7, 9), weights=relative), paths
+        )
+    requests, errors = read_requests(paths)
+    assert [request.id for request in requests] == ["r1"]
+    (error,) = errors
+    assert "r0.json: its weights " in error
+    assert "do not fit its average" in error
+    assert error.endswith("remove it and ask again")

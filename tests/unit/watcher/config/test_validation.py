@@ -278,6 +278,13 @@ def test_a_config_that_is_not_there_is_named(tmp_path):
         ("{lats: 4, every: 100}", ":7: stages.stage1.average: unknown key 'lats'; did you mean 'last'?"),
         ("{last: 3, every: 100, weights: [1, 2]}", ":7: stages.stage1.average.weights: 2 weights for the last 3"),
         ("{every: 100, weights: [1, 0]}", ":7: stages.stage1.average.weights: holds a weight that is not positive"),
+        ("{every: 100, weights: [1e-99, 1]}", ":7: stages.stage1.average.weights: gives a checkpoint 1e-99 of the average"),
+        ("{every: 100, weights: [1e-99, 1e99]}", ":7: stages.stage1.average.weights: gives a checkpoint 1e-198 of the average"),
+        (
+            "{last: 40, every: 100, ema: 1.0e-10}",
+            ":7: stages.stage1.average.ema: leaves the oldest of 40 checkpoints less than 1e-09",
+        ),
+        ("{last: 40, every: 100, ema: .5}", ":7: stages.stage1.average.ema: leaves the oldest of 40 checkpoints less than 1e-09"),
         ("{every: 100, weights: [1]}", ":7: stages.stage1.average: does not say of how many checkpoints"),
         ("{last: 2, every: 100, ema: 1}", ":7: stages.stage1.average.ema: 1 is not between 0 and 1"),
         ("{every: 100, weights: [1, 2], ema: .5}", ":7: stages.stage1.average.ema: is given beside weights"),
