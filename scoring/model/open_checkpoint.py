@@ -144,4 +144,5 @@ def make_changed_error(folder: Path, message: str) -> UserError:
 
 def make_cannot_score_error(folder: Path, message: str, hint: str = _HINT_CANNOT_SCORE) -> UserError:
     """The error of a checkpoint that cannot be scored as it is."""
-    return UserError(message, location=folder, hint=hint, code=ExitCode.CANNOT_SCORE)
+    # Errors of the file system begin with the path, which is the location already.
+    return UserError(message.removeprefix(f"{folder}: "), location=folder, hint=hint, code=ExitCode.CANNOT_SCORE)
