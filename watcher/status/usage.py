@@ -6,6 +6,9 @@ from watcher.attempts.budget import Budget
 from watcher.attempts.usage import UsageTotal
 from watcher.status.reader import JsonObject, StatusDocument
 
+_SMALLEST_SHOWN_HOURS = 0.01
+"""People read no smaller part of an hour."""
+
 
 def build_usage(total: UsageTotal) -> StatusDocument:
     """What attempts used, in hours; ``other``: in failed and repeated attempts."""
@@ -52,4 +55,6 @@ def describe_usage(usage: JsonObject) -> str:
 
 
 def _format_hours(hours: float) -> str:
+    if 0 < hours < _SMALLEST_SHOWN_HOURS:
+        return f"under {_SMALLEST_SHOWN_HOURS}"
     return f"{hours:,.1f}" if hours >= 100 else f"{hours:.3g}"  # noqa: PLR2004  from here on a tenth is enough
