@@ -1,6 +1,7 @@
 # make demo    trains a small model and watches it being scored; make demo SLURM=1 on a real Slurm (Debian, root)
 # make test    everything the tests need, then all tests but the slow ones; make test-unit: tests/unit alone; make test-all: the slow ones too
 # make check   linters, types, import rules, and the login node's tests on the installed wheel, without torch
+# make venv    the environment of all of them; make clean removes it, .demo with its scores, and whatever else was made
 # make bench   measures, and writes tests/benchmarks/RESULTS.md; make bench BENCH=speed: only that part
 #
 # JOBS=N runs N tests at a time: more than two cores have, since many wait for daemons. PYTHON=/path/to/python3.11 where python3 is older. Every target can be run again: what is done is not done twice.

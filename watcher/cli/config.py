@@ -115,13 +115,13 @@ def print_config(config: Path | None, *, as_json: bool) -> None:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    r"""Print the completion of commands, options and stages for SHELL.
+    """Print the completion of commands, options and stages for SHELL.
 
     \b
     bash: watcher completion bash > ~/.local/share/bash-completion/completions/watcher
     zsh:  watcher completion zsh > ~/.zfunc/_watcher     (with fpath+=~/.zfunc before compinit)
     fish: watcher completion fish > ~/.config/fish/completions/watcher.fish
-    """
+    """  # noqa: D301  click looks for the character
     from click.shell_completion import get_completion_class  # noqa: PLC0415
 
     completion_class = get_completion_class(shell)

@@ -48,7 +48,7 @@ def once(config: Path | None, *, dry_run: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"actions": tick_report.actions, "skipped": tick_report.skipped}, indent=2))
         return
-    lines = [f"{action['action']} {action['evaluation']}: {action['reason']}" for action in tick_report.actions]
+    lines = [f"{action['action']} {action['evaluation']}".rstrip() + f": {action['reason']}" for action in tick_report.actions]
     lines = lines or ["Nothing to do."]
     if dry_run:
         lines += [f"skipped {skip['evaluation']}: {skip['reason']}" for skip in tick_report.skipped]

@@ -61,10 +61,13 @@ def reconcile(snapshot: Snapshot, journal_state: JournalState, config: Config, c
     ``comment`` is the job comment of our jobs.
     """
     request_actions: list[Action] = []
+    answered_kind = ""
     for request in snapshot.requests:
-        request_actions += _answer_request(request, snapshot, config, journal_state)
-        if len(request_actions) >= MAX_REQUEST_ACTIONS:  # the others follow in the next round
+        # One of another kind may undo or need what those before it do, which only the next round's journal holds.
+        if request_actions and (request.kind != answered_kind or len(request_actions) >= MAX_REQUEST_ACTIONS):
             break
+        request_actions += _answer_request(request, snapshot, config, journal_state)
+        answered_kind = request.kind
     if request_actions:  # they change what everything else depends on, which the next round decides
         return Decision(actions=tuple(request_actions), is_preliminary=True)
     # The schedule is compared with the journal at every tick: no event of the file system has to arrive for it.

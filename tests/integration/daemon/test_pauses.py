@@ -67,6 +67,27 @@ def test_another_stage_goes_on_and_resuming_everything_ends_every_pause(watched)
     assert {"every stage is paused", "no stage stage9; the request is ignored", "every stage is resumed"} <= set(answers)
 
 
+PAIRS = {
+    ("pause", "resume"): lambda watched: read_status(watched)["paused"] == {},
+    ("resume", "pause"): lambda watched: set(read_status(watched)["paused"]) == {"stage1"},
+    ("enqueue", "cancel"): lambda watched: watched.list_states()["stage1/step_150"] == "cancelled",
+    ("enqueue", "cancel", "retry"): lambda watched: watched.list_states()["stage1/step_150"] in {"pending", "waiting"},
+}
+"""Requests left between two ticks -> what is true after the next one."""
+
+
+@pytest.mark.parametrize("kinds", PAIRS, ids=" ".join)
+def test_a_request_is_judged_by_what_those_before_it_did(watched, kinds):
+    watched.tick()
+    for number, kind in enumerate(kinds):
+        steps = () if kind in {"pause", "resume"} else (150,)
+        request = Request(id=f"{number}", at=watched.clock() + number / 1000, kind=kind, stage="stage1", steps=steps, by="ada")
+        write_request(request, watched.config.paths)
+    watched.tick()
+    assert PAIRS[kinds](watched)
+    assert not list(watched.config.paths.requests.glob("*.json"))
+
+
 def test_a_request_that_is_answered_twice_changes_nothing(watched):
     leave(watched, "pause", "stage1")
     watched.tick()
